@@ -1,0 +1,1 @@
+"""A peer-to-peer gossip cache embedded in your Python processes."""

@@ -1,0 +1,241 @@
+"""Frames: a message as bytes, and any bytes as a message or a counted error.
+
+    "MC" | newest protocol | oldest protocol | label length | label | kind | msgpack
+
+The two protocol bytes are the range the sender understands; two nodes talk when their
+ranges meet. The label is the cluster's name, so that two clusters which meet on a
+reused address refuse each other with both names in the error instead of merging.
+
+Nothing in a frame is trusted: msgpack cannot declare more than the frame holds, every
+field is checked against its `Annotated` type and `Bound`, and what does not fit is a
+`RemoteProtocolError`. One message is one frame; parts are not used, because ZeroMQ
+limits the size of a part but not their number.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from enum import IntEnum
+from typing import (
+    Annotated,
+    Any,
+    Final,
+    TypeAlias,
+    cast,
+    final,
+    get_args,
+    get_origin,
+    get_type_hints,
+)
+
+import msgpack
+
+from meshcache.codec.messages import CONTROL, DATA, STRANGER, Bound, Message, Stranger
+from meshcache.errors import LocalProtocolError, RemoteProtocolError
+from meshcache.model import Member, State
+
+__all__ = ["MAGIC", "PROTOCOL", "PROTOCOL_OLDEST", "FrameCodec"]
+
+MAGIC: Final = b"MC"
+PROTOCOL: Final = 1
+PROTOCOL_OLDEST: Final = 1
+MAX_LABEL: Final = 64
+_LABEL_AT: Final = len(MAGIC) + 2
+
+Check: TypeAlias = Callable[[Any], Any]
+"""Takes what msgpack decoded, returns the field's value or raises ValueError."""
+
+
+def _integer(bound: Bound) -> Check:
+    low, high = bound
+
+    def check(value: Any) -> int:
+        if type(value) is not int or not low <= value <= high:
+            raise ValueError(f"want an integer of {low} to {high}, got {value!r:.40}")
+        return value
+
+    return check
+
+
+def _sized(kind: type[bytes | str], bound: Bound) -> Check:
+    low, high = bound
+
+    def check(value: Any) -> Any:
+        if type(value) is not kind or not low <= len(value) <= high:
+            raise ValueError(f"want {kind.__name__} of length {low} to {high}")
+        return value
+
+    return check
+
+
+def _sequence(item: Check, bound: Bound) -> Check:
+    low, high = bound
+
+    def check(value: Any) -> tuple[Any, ...]:
+        if type(value) is not tuple or not low <= len(value) <= high:
+            raise ValueError(f"want a list of {low} to {high}")
+        return tuple(map(item, value))
+
+    return check
+
+
+def _enum(kind: type[IntEnum]) -> Check:
+    members = dict(kind._value2member_map_)
+
+    def check(value: Any) -> Any:
+        if type(value) is not int or value not in members:
+            raise ValueError(f"want one of {kind.__name__}")
+        return members[value]
+
+    return check
+
+
+def _boolean(value: Any) -> bool:
+    if type(value) is not bool:
+        raise ValueError("want true or false")
+    return value
+
+
+def _record(kind: type[Any]) -> Check:
+    checks = [_check_for(hint) for hint in _hints(kind).values()]
+    make: Callable[[list[Any]], Any] = kind._make
+
+    def check(value: Any) -> Any:
+        if type(value) is not tuple or len(value) != len(checks):
+            raise ValueError(f"want the {len(checks)} fields of {kind.__name__}")
+        return make([check(field) for check, field in zip(checks, value, strict=True)])
+
+    return check
+
+
+# `Member` is a noun of the ground floor and knows nothing of wires, so its bounds
+# are written here.
+_MEMBER_BOUNDS: Final[dict[str, Any]] = {
+    "node_id": Annotated[bytes, Bound(16, 16)],
+    "epoch": Annotated[int, Bound(0, 2**64 - 1)],
+    "incarnation": Annotated[int, Bound(0, 2**32 - 1)],
+    "state": State,
+    "address": Annotated[str, Bound(1, 255)],
+    "data_address": Annotated[str, Bound(1, 255)],
+    "host": Annotated[str, Bound(0, 128)],
+    "weight": Annotated[int, Bound(0, 1)],
+}
+
+
+def _hints(kind: type[Any]) -> dict[str, Any]:
+    if kind is Member:
+        return _MEMBER_BOUNDS
+    return get_type_hints(kind, include_extras=True)
+
+
+def _check_for(hint: Any) -> Check:
+    if get_origin(hint) is Annotated:
+        inner, bound = get_args(hint)[:2]
+        if get_origin(inner) is tuple:
+            return _sequence(_check_for(get_args(inner)[0]), bound)
+        return _integer(bound) if inner is int else _sized(inner, bound)
+    if hint is bool:
+        return _boolean
+    if issubclass(hint, IntEnum):
+        return _enum(hint)
+    return _record(hint)
+
+
+_KIND_OF: Final[dict[type[Any], int]] = {
+    cls: kind for kind, cls in (*CONTROL.items(), *DATA.items(), (STRANGER, Stranger))
+}
+_CHECK_OF: Final[dict[int, Check]] = {
+    kind: _record(cls) for cls, kind in _KIND_OF.items()
+}
+
+
+@final
+class FrameCodec:
+    """Encodes and decodes the frames of one cluster. Thread-safe: it has no state."""
+
+    __slots__ = ("_headers", "_prefix", "label")
+
+    def __init__(self, label: str) -> None:
+        encoded = label.encode()
+        assert len(encoded) <= MAX_LABEL
+        self.label = label
+        self._prefix = (
+            MAGIC + bytes((PROTOCOL, PROTOCOL_OLDEST, len(encoded))) + encoded
+        )
+        self._headers = {
+            cls: self._prefix + bytes((kind,)) for cls, kind in _KIND_OF.items()
+        }
+
+    def encode(self, message: Message) -> bytes:
+        """Return *message* as one frame.
+
+        Raises:
+            LocalProtocolError: a field does not fit msgpack; nothing was sent.
+        """
+        header = self._headers[type(message)]
+        try:
+            body = cast("bytes", msgpack.packb(message, unicode_errors="surrogatepass"))
+            return header + body
+        except (ValueError, OverflowError, TypeError) as error:
+            raise LocalProtocolError(f"{type(message).__name__}: {error}") from error
+
+    def decode(self, frame: bytes) -> Message:
+        """Return the message in *frame*.
+
+        Raises:
+            RemoteProtocolError: with `reason` "magic", "protocol", "cluster", "kind",
+                "body" or "field"; the text says what was wanted and what came.
+        """
+        at = len(self._prefix)
+        if not frame.startswith(self._prefix):
+            at = self._stranger_or_newer(frame)
+        if len(frame) <= at:
+            raise RemoteProtocolError("kind", "the frame ends before its kind")
+        check = _CHECK_OF.get(frame[at])
+        if check is None:
+            raise RemoteProtocolError("kind", f"no message has the kind {frame[at]}")
+        try:
+            body = msgpack.unpackb(
+                memoryview(frame)[at + 1 :],
+                use_list=False,
+                strict_map_key=True,
+                unicode_errors="surrogatepass",
+            )
+        except (
+            ValueError,
+            TypeError,
+            RecursionError,
+            msgpack.UnpackException,
+        ) as error:
+            raise RemoteProtocolError("body", f"not msgpack: {error}") from error
+        try:
+            return cast("Message", check(body))
+        except ValueError as error:
+            raise RemoteProtocolError("field", str(error)) from error
+
+    def _stranger_or_newer(self, frame: bytes) -> int:
+        """Return where the kind is, if another protocol's frame is still ours to read.
+
+        Raises:
+            RemoteProtocolError: it is not, and why.
+        """
+        if frame[: len(MAGIC)] != MAGIC:
+            raise RemoteProtocolError("magic", f"not a meshcache frame: {frame[:8]!r}")
+        if len(frame) <= _LABEL_AT:
+            raise RemoteProtocolError("magic", "the frame ends within its header")
+        newest, oldest, length = frame[len(MAGIC) : _LABEL_AT + 1]
+        label = frame[_LABEL_AT + 1 : _LABEL_AT + 1 + length]
+        if label != self.label.encode():
+            theirs = label.decode(errors="replace")
+            raise RemoteProtocolError(
+                "cluster",
+                f"a peer of cluster {theirs!r} reached cluster {self.label!r}: "
+                "an address was reused, or a seed belongs to another cluster",
+            )
+        if oldest > PROTOCOL or newest < PROTOCOL_OLDEST:
+            raise RemoteProtocolError(
+                "protocol",
+                f"the peer speaks protocols {oldest} to {newest}, this node "
+                f"{PROTOCOL_OLDEST} to {PROTOCOL}: upgrade the older of the two",
+            )
+        return _LABEL_AT + 1 + length

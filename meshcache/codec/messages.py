@@ -1,0 +1,466 @@
+"""Every message that nodes exchange, on one page.
+
+Two planes, two connections per peer, so that a large value never delays a probe.
+
+**Control** (membership; at most 64 KiB a frame)
+
+    A -- Ping ------> B        A <-- Ack ------- B         direct probe
+    A -- PingReq ---> H -- Ping --> B -- Ack --> H -- Ack --> A    indirect probe
+    A <-- Nack ------ H        the helper is well, the target is silent
+    A -- Gossip ----> B        news that found no probe to ride on; a farewell
+    A -- PushPull --> B        the whole member list; B answers with its own
+
+**Data** (requests to an owner, answers, one-way notes)
+
+    caller -- Fetch ----> owner -- Values ------------------> caller
+    caller -- Load -----> owner -- Filled | Leased | Failed -> caller
+                          owner -- Pending -----> caller    alive, still loading
+    caller -- Fulfil ---> owner                  the value of a leased load
+    caller -- Abandon --> owner                  the leased load failed or was dropped
+    caller -- Cancel ---> owner                  nobody waits for this request now
+    caller -- Write ----> owner -- Written -----> caller
+    caller -- Clear ----> member -- Written ----> caller
+    owner -- NotOwner | Refused --> caller       typed, so that nothing waits in vain
+    node -- Loaders ----> peer                   what this node can load for others
+    owner -- Invalidate -> reader                these generations have moved
+
+A request carries the `epoch` of the process it is meant for (ZeroMQ hands what was
+queued for a dead process to its successor at the same address), the table its sender
+routed by, and `hop`: how often it has been redirected, at most once. Times on the
+wire are what remains, in milliseconds; no machine reads another's clock.
+
+Each class is a tuple, packed as one; a field's `Annotated` bounds are enforced on
+arrival (see `frames`). A change here changes `tests/codec/vectors/`.
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum
+from typing import Annotated, Final, NamedTuple, TypeAlias
+
+from meshcache.model import Member
+
+__all__ = [
+    "CONTROL",
+    "DATA",
+    "NO_EXPIRY",
+    "Abandon",
+    "Ack",
+    "Cancel",
+    "Clear",
+    "Control",
+    "Data",
+    "Failed",
+    "Fetch",
+    "Filled",
+    "Found",
+    "Fulfil",
+    "Gossip",
+    "Invalidate",
+    "Item",
+    "Leased",
+    "Load",
+    "LoaderName",
+    "Loaders",
+    "Message",
+    "Nack",
+    "NotOwner",
+    "Pending",
+    "Ping",
+    "PingReq",
+    "PushPull",
+    "Reason",
+    "Refused",
+    "Status",
+    "Stranger",
+    "Values",
+    "Verb",
+    "Write",
+    "Written",
+]
+
+U64_MAX: Final = 2**64 - 1
+NO_EXPIRY: Final = -1
+"""The remaining time of what never expires, and of "keep the expiry it has"."""
+
+MAX_UPDATES: Final = 1024
+MAX_ITEMS: Final = 100_000
+
+
+class Bound(NamedTuple):
+    """The least and greatest value of an integer, or length of anything else."""
+
+    low: int
+    high: int
+
+
+U8: TypeAlias = Annotated[int, Bound(0, 255)]
+U32: TypeAlias = Annotated[int, Bound(0, 2**32 - 1)]
+U64: TypeAlias = Annotated[int, Bound(0, U64_MAX)]
+I64: TypeAlias = Annotated[int, Bound(-(2**63), 2**63 - 1)]
+Millis: TypeAlias = Annotated[int, Bound(NO_EXPIRY, 2**53)]
+Id: TypeAlias = Annotated[bytes, Bound(0, 16)]
+"""A node id; empty where the sender knows an address and nothing more."""
+Key: TypeAlias = Annotated[bytes, Bound(2, 65_536)]
+Blob: TypeAlias = Annotated[bytes, Bound(0, 2**31)]
+Name: TypeAlias = Annotated[str, Bound(0, 1024)]
+Text: TypeAlias = Annotated[str, Bound(0, 65_536)]
+Updates: TypeAlias = Annotated[tuple[Member, ...], Bound(0, MAX_UPDATES)]
+
+
+class Verb(IntEnum):
+    """What a `Write` does to each of its items."""
+
+    SET = 0
+    ADD = 1
+    TOUCH = 2
+    DELETE = 3
+    INCR = 4
+
+
+class Status(IntEnum):
+    """How one item of a `Fetch` or `Write` went."""
+
+    MISS = 0
+    HIT = 1
+    TOO_LARGE = 2
+    NOT_A_NUMBER = 3
+    NOT_OWNER = 4
+
+
+class Reason(IntEnum):
+    """Why a request is `Refused`. Each tells the caller to do without the owner."""
+
+    WRONG_EPOCH = 0
+    OVERLOADED = 1
+    TIMED_OUT = 2
+    LEAVING = 3
+
+
+# --- control ---------------------------------------------------------------------
+
+
+class Ping(NamedTuple):
+    """Are you alive? Addressed to one process, not to whoever holds its address.
+
+    `target` is empty when a seed is probed by address alone. `checksum` stands for
+    the sender's member list; a difference calls for a `PushPull`.
+    """
+
+    seq: U64
+    sender: Member
+    target: Id
+    target_epoch: U64
+    checksum: U64
+    updates: Updates
+
+
+class PingReq(NamedTuple):
+    """Please ping `target` for me; I hear nothing from it (SWIM section 3.1)."""
+
+    seq: U64
+    sender: Member
+    target: Id
+    target_epoch: U64
+    budget_ms: U32
+    updates: Updates
+
+
+class Ack(NamedTuple):
+    """Alive: `subject` answered the probe `seq`, itself or through a helper."""
+
+    seq: U64
+    sender: Member
+    subject: Id
+    checksum: U64
+    updates: Updates
+
+
+class Nack(NamedTuple):
+    """The helper had no answer at 80 % of its budget (Lifeguard section IV.A)."""
+
+    seq: U64
+    sender: Member
+    updates: Updates
+
+
+class Gossip(NamedTuple):
+    """News of members, unasked."""
+
+    sender: Member
+    updates: Updates
+
+
+class PushPull(NamedTuple):
+    """The sender's whole member list, in as many messages as it takes.
+
+    `answer` asks for the receiver's list in return. `joining` marks a first contact.
+    """
+
+    sender: Member
+    answer: bool
+    joining: bool
+    members: Updates
+
+
+# --- data: requests ---------------------------------------------------------------
+
+
+class Fetch(NamedTuple):
+    """The values of these keys, as far as they are here. Answered by `Values`."""
+
+    rid: U64
+    epoch: U64
+    table: U64
+    hop: U8
+    budget_ms: U32
+    keys: Annotated[tuple[Key, ...], Bound(1, MAX_ITEMS)]
+
+
+class Load(NamedTuple):
+    """The value of this key, loaded if need be, once in the whole cluster.
+
+    With a `loader` name the owner may run it, giving it `args` (or what the key
+    itself encodes, when `args` is empty); without one, or where the owner does not
+    know that name and version, the caller gets a lease. `chain` holds the hashes of
+    the keys whose loaders are waiting for this one.
+    """
+
+    rid: U64
+    epoch: U64
+    table: U64
+    hop: U8
+    budget_ms: U32
+    key: Key
+    loader: Name
+    loader_version: U32
+    args: Blob
+    chain: Annotated[tuple[U64, ...], Bound(0, 64)]
+
+
+class Item(NamedTuple):
+    """One key of a `Write`.
+
+    `ttl_ms` 0 means "do not keep" and `NO_EXPIRY` never. `delta` is read by INCR
+    alone, which keeps the expiry of what is there and uses `value` as its start.
+    """
+
+    key: Key
+    value: Blob
+    ttl_ms: Millis
+    delta: I64
+
+
+class Write(NamedTuple):
+    """Change these keys. Answered by `Written`, item by item."""
+
+    rid: U64
+    epoch: U64
+    table: U64
+    hop: U8
+    budget_ms: U32
+    verb: Verb
+    items: Annotated[tuple[Item, ...], Bound(1, MAX_ITEMS)]
+
+
+class Clear(NamedTuple):
+    """Forget all that the cache `cache` held before `version`."""
+
+    rid: U64
+    epoch: U64
+    budget_ms: U32
+    cache: Name
+    version: U64
+
+
+class Fulfil(NamedTuple):
+    """The value of a leased load. `ttl_ms` 0 hands it to the waiters and no further."""
+
+    epoch: U64
+    token: U64
+    value: Blob
+    ttl_ms: Millis
+
+
+class Abandon(NamedTuple):
+    """A leased load did not end well.
+
+    With a `type_name`, the loader raised and every waiter hears it. Without, the
+    caller was cancelled or stopped, and the lease passes to the next waiter.
+    """
+
+    epoch: U64
+    token: U64
+    type_name: Name
+    message: Text
+    traceback: Text
+    args: Blob
+
+
+class Cancel(NamedTuple):
+    """Nobody waits for the answer to request `rid` any more."""
+
+    epoch: U64
+    rid: U64
+
+
+# --- data: answers ----------------------------------------------------------------
+
+
+class Found(NamedTuple):
+    """One key of a `Values`: what was there, its version and remaining time."""
+
+    status: Status
+    value: Blob
+    ttl_ms: Millis
+    version: U64
+
+
+class Values(NamedTuple):
+    """The answer to a `Fetch`, in the order of its keys."""
+
+    rid: U64
+    results: Annotated[tuple[Found, ...], Bound(0, MAX_ITEMS)]
+
+
+class Filled(NamedTuple):
+    """The answer to a `Load` that has a value. `loaded` tells a fill from a hit."""
+
+    rid: U64
+    value: Blob
+    ttl_ms: Millis
+    version: U64
+    loaded: bool
+
+
+class Leased(NamedTuple):
+    """The answer to a `Load` whose caller shall run the loader, within `lease_ms`."""
+
+    rid: U64
+    token: U64
+    lease_ms: U32
+
+
+class Pending(NamedTuple):
+    """These requests are alive and waiting for a load. Sent while they wait."""
+
+    rids: Annotated[tuple[U64, ...], Bound(1, MAX_ITEMS)]
+
+
+class Failed(NamedTuple):
+    """The answer to a `Load` whose loader raised. `args` are the error's, encoded."""
+
+    rid: U64
+    type_name: Name
+    message: Text
+    traceback: Text
+    args: Blob
+
+
+class Written(NamedTuple):
+    """The answer to a `Write` or `Clear`: a status and, for INCR, the new number."""
+
+    rid: U64
+    results: Annotated[tuple[Found, ...], Bound(0, MAX_ITEMS)]
+
+
+class NotOwner(NamedTuple):
+    """The key is not ours; by our `table` it belongs to `owner` (empty: nobody)."""
+
+    rid: U64
+    owner: Id
+    table: U64
+
+
+class Refused(NamedTuple):
+    """The request is not served. The caller does without."""
+
+    rid: U64
+    reason: Reason
+
+
+# --- data: notes ------------------------------------------------------------------
+
+
+class LoaderName(NamedTuple):
+    """A loader's name and version."""
+
+    name: Name
+    version: U32
+
+
+class Loaders(NamedTuple):
+    """What the sender can load for others; replaces what it said before."""
+
+    sender: Id
+    sender_epoch: U64
+    loaders: Annotated[tuple[LoaderName, ...], Bound(0, 4096)]
+
+
+class Invalidate(NamedTuple):
+    """These generation buckets of the sender's have moved.
+
+    Numbered from 1 for each reader. A gap means that something was lost: the reader
+    drops all it knows of the sender. An empty one says that nothing was.
+    """
+
+    sender: Id
+    sender_epoch: U64
+    number: U64
+    buckets: Annotated[tuple[Annotated[int, Bound(0, 4095)], ...], Bound(0, 4096)]
+
+
+class Stranger(NamedTuple):
+    """The answer to a frame of another cluster or protocol; its header says which."""
+
+
+Control: TypeAlias = Ping | PingReq | Ack | Nack | Gossip | PushPull
+Data: TypeAlias = (
+    Fetch
+    | Load
+    | Write
+    | Clear
+    | Fulfil
+    | Abandon
+    | Cancel
+    | Values
+    | Filled
+    | Leased
+    | Pending
+    | Failed
+    | Written
+    | NotOwner
+    | Refused
+    | Loaders
+    | Invalidate
+)
+Message: TypeAlias = Control | Data | Stranger
+
+CONTROL: Final[dict[int, type[Control]]] = {
+    1: Ping,
+    2: PingReq,
+    3: Ack,
+    4: Nack,
+    5: Gossip,
+    6: PushPull,
+}
+DATA: Final[dict[int, type[Data]]] = {
+    16: Fetch,
+    17: Load,
+    18: Write,
+    19: Clear,
+    20: Fulfil,
+    21: Abandon,
+    22: Cancel,
+    32: Values,
+    33: Filled,
+    34: Leased,
+    35: Pending,
+    36: Failed,
+    37: Written,
+    38: NotOwner,
+    39: Refused,
+    48: Loaders,
+    49: Invalidate,
+}
+STRANGER: Final = 255
