@@ -1,0 +1,1 @@
+"""What is kept, where, and until when: near, the range store, generations."""

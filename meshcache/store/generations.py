@@ -1,0 +1,97 @@
+"""How a near entry knows that it is stale: counters, and who they belong to.
+
+An owner keeps one counter per bucket of keys and moves it with every write. A near
+entry remembers the number it was read under; a hit compares. Keys that share a
+bucket cost each other a reload at most, never a stale value.
+
+The comparison goes through a `Tenure`, one ownership of one partition. When the
+partition changes hands its tenure ends, and every near entry made under it is dead
+at once, without a scan: nobody has to know which entries those are.
+
+A read or load takes a `Stamp` before it starts and stores only while the stamp still
+stands, so a write or a change of owner in between always wins.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final, NamedTuple, cast, final
+
+from meshcache.hashing import BUCKETS
+
+__all__ = ["Generations", "Stamp", "Tenure"]
+
+# NaN is unequal to every number and to itself. An ordinary "impossible" number would
+# not do: a stamp taken after the end would hold that number, and match.
+_ENDED: Final = cast("Sequence[int]", (float("nan"),) * BUCKETS)
+
+
+@final
+class Generations:
+    """One owner's counters, a number per bucket, counting up from 0.
+
+    `table` is read in place by any thread, without a lock, and is the same object for
+    ever. A list: indexing and comparing takes two thirds of the time of an `array`,
+    which makes a new integer at each read.
+
+    `bump` and `bump_all` are confined to the driver thread.
+    """
+
+    __slots__ = ("table",)
+
+    def __init__(self) -> None:
+        self.table: Final[list[int]] = [0] * BUCKETS
+
+    def bump(self, bucket: int) -> None:
+        """Make every near entry of *bucket* stale."""
+        self.table[bucket] += 1
+
+    def bump_all(self) -> None:
+        """Make every near entry of this owner stale."""
+        # One slice assignment: a reader sees a bucket's old number or its new one.
+        self.table[:] = [generation + 1 for generation in self.table]
+
+
+@final
+class Tenure:
+    """One ownership of one partition: the owner's counters, until it ends.
+
+    Several tenures may share one table. The table may be a list or, for an owner
+    whose counters lie in shared memory, a memoryview.
+
+    `end` is confined to the driver thread; everything else is thread-safe.
+    """
+
+    __slots__ = ("table",)
+
+    def __init__(self, table: Sequence[int]) -> None:
+        self.table = table
+
+    def __repr__(self) -> str:
+        return f"<Tenure {'ended' if self.ended else 'standing'}>"
+
+    @property
+    def ended(self) -> bool:
+        """Whether the partition has changed hands since."""
+        return self.table is _ENDED
+
+    def stamp(self, bucket: int) -> Stamp:
+        """Return the present state of *bucket*, to be taken before a read starts."""
+        return Stamp(self, bucket, self.table[bucket])
+
+    def end(self) -> None:
+        """Make every stamp and near entry of this tenure stale, for ever."""
+        self.table = _ENDED
+
+
+class Stamp(NamedTuple):
+    """Where a bucket stood when a read or a load began. Thread-safe."""
+
+    tenure: Tenure
+    bucket: int
+    generation: int
+
+    @property
+    def stands(self) -> bool:
+        """Whether no write and no change of owner has come since."""
+        return self.tenure.table[self.bucket] == self.generation

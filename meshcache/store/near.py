@@ -1,0 +1,216 @@
+"""A process's own small cache of decoded objects: what a read asks first.
+
+A hit is a dict lookup, an expiry check, a generation check and a mark. It takes no
+lock and allocates nothing, so any thread may do it, and the memoizer spells it out
+in its own body instead of calling `Near.get`:
+
+    entry = near.entries.get(key)
+    if (
+        entry is not None
+        and entry.expires > now
+        and entry.tenure.table[entry.bucket] == entry.generation
+    ):
+        if entry.visited < VISITED_MAX:
+            entry.visited += 1
+        return entry.value
+
+What makes that safe against a writer on another thread: an entry is made whole before
+it enters the dict and never changes what it answers, so the reader has the entry of
+its key or none; and it judges what it found by the counters of this very moment, so
+an entry that was replaced or evicted meanwhile is used only while it is still right.
+
+Writers take a lock. It is the one lock below `transport`: near belongs to the
+application's threads, and the driver thread never touches it. It can be re-entered,
+because a collected object's finalizer or a signal handler may run in the middle of a
+writer and call the cache; such a call finds the cache busy and leaves its queues
+alone.
+"""
+
+from __future__ import annotations
+
+from _thread import RLock
+from collections.abc import Hashable
+from contextlib import AbstractContextManager
+from typing import Any, Final, final
+
+from meshcache.model import MISSING, Missing
+from meshcache.store.fifo import Queued
+from meshcache.store.generations import Stamp
+from meshcache.store.policy import ALIVE, VISITED_MAX, AdaptiveFifo
+
+__all__ = ["VISITED_MAX", "Near", "NearEntry"]
+
+_STALE: Final = 1
+_ENDED: Final = float("-inf")
+
+
+@final
+class NearEntry(Queued):
+    """A decoded value, until when it may be used, and the stamp it was read under.
+
+    `expires` may be lowered, to end the entry early; nothing else of what a reader
+    looks at ever changes.
+    """
+
+    __slots__ = ("bucket", "expires", "generation", "tenure", "value")
+
+    def __init__(
+        self, key: Hashable, value: object, expires: float, stamp: Stamp, weight: int
+    ) -> None:
+        self.key = key
+        self.weight = weight
+        self.visited = 0
+        self.value: Any = value
+        self.expires = expires
+        self.tenure, self.bucket, self.generation = stamp
+
+
+@final
+class Near:
+    """Decoded objects by key, at most *max_entries* and *max_bytes* of weight.
+
+    An entry's weight is the length of its encoded value, which is what is known of
+    its size. `puts` counts what was stored, `refused` what was not: its stamp no longer
+    stood, it had expired, or it was heavier than the whole cache.
+
+    Thread-safe.
+    """
+
+    __slots__ = (
+        "_busy",
+        "_lock",
+        "_max_bytes",
+        "_policy",
+        "entries",
+        "puts",
+        "refused",
+    )
+
+    def __init__(
+        self,
+        max_entries: int,
+        max_bytes: int,
+        *,
+        lock: AbstractContextManager[Any] | None = None,
+    ) -> None:
+        self._policy: AdaptiveFifo[NearEntry] = AdaptiveFifo(
+            max_entries,
+            max_bytes,
+            ghosts=max_entries,
+            judge=_judge,
+            verdicts=2,
+        )
+        self.entries: Final = self._policy.entries
+        self._max_bytes = max_bytes
+        self._lock = RLock() if lock is None else lock
+        self._busy = False
+        self.puts = 0
+        self.refused = 0
+
+    def __len__(self) -> int:
+        return len(self.entries)
+
+    @property
+    def evicted_unexpired(self) -> int:
+        """Good entries that were removed for room: many say that it is too small."""
+        return self._policy.dropped[ALIVE]
+
+    @property
+    def evictions(self) -> int:
+        """Entries that were removed for room, good or not."""
+        return self._policy.evicted
+
+    @property
+    def stale_dropped(self) -> int:
+        """Entries already expired or invalidated when removed for room or replaced."""
+        return self._policy.dropped[_STALE]
+
+    @property
+    def weight(self) -> int:
+        """The weight of all entries."""
+        return self._policy.weight
+
+    def get(self, key: Hashable, now: float) -> Any | Missing:
+        """Return the value of *key*, or `MISSING`."""
+        entry = self.entries.get(key)
+        if (
+            entry is None
+            or entry.expires <= now
+            or entry.tenure.table[entry.bucket] != entry.generation
+        ):
+            return MISSING
+        if entry.visited < VISITED_MAX:
+            entry.visited += 1
+        return entry.value
+
+    def put(
+        self,
+        key: Hashable,
+        value: object,
+        *,
+        expires: float,
+        stamp: Stamp,
+        weight: int,
+        now: float,
+    ) -> None:
+        """Keep *value*, which was read under *stamp*; not if that no longer stands."""
+        entry = NearEntry(key, value, expires, stamp, weight)
+        with self._lock:
+            if self._busy:
+                return
+            self._busy = True
+            try:
+                self._put(entry, stamp, now)
+            except BaseException:
+                self._policy.clear()
+                raise
+            finally:
+                self._busy = False
+
+    def discard(self, key: Hashable) -> None:
+        """Forget *key*, if it is here."""
+        with self._lock:
+            if self._busy:
+                self._end(self.entries.get(key))
+                return
+            self._busy = True
+            try:
+                self._policy.remove(key)
+            except BaseException:
+                self._policy.clear()
+                raise
+            finally:
+                self._busy = False
+
+    def clear(self) -> None:
+        """Forget everything."""
+        with self._lock:
+            if self._busy:
+                for entry in list(self.entries.values()):
+                    self._end(entry)
+                return
+            self._busy = True
+            try:
+                self._policy.clear()
+            finally:
+                self._busy = False
+
+    def _put(self, entry: NearEntry, stamp: Stamp, now: float) -> None:
+        if _judge(entry, now) or entry.weight > self._max_bytes:
+            self.refused += 1
+            if stamp.stands:
+                # It is newer than what is here, though it cannot be kept itself.
+                self._policy.remove(entry.key)
+            return
+        self._policy.store(entry, now)
+        self.puts += 1
+
+    @staticmethod
+    def _end(entry: NearEntry | None) -> None:
+        if entry is not None:
+            entry.expires = _ENDED
+
+
+def _judge(entry: NearEntry, now: float) -> int:
+    stale = entry.tenure.table[entry.bucket] != entry.generation
+    return _STALE if stale or entry.expires <= now else ALIVE
