@@ -1,1 +1,64 @@
-"""A peer-to-peer gossip cache embedded in your Python processes."""
+"""A peer-to-peer gossip cache embedded in your Python processes.
+
+    import meshcache
+
+    @meshcache.memoize(ttl=60)
+    def load_user(user_id: int) -> dict: ...
+
+    load_user(7)    # loaded once by one of all your processes, then read from memory
+
+Stable names are those listed in `__all__`; docs/reference/api.md describes them.
+"""
+
+from meshcache.cache import Cache
+from meshcache.codec.types import register
+from meshcache.codec.values import Codec
+from meshcache.config import Config
+from meshcache.default import node, start, stop
+from meshcache.errors import (
+    ConfigError,
+    KeyRefused,
+    LoadError,
+    LoadTimeout,
+    MeshCacheError,
+    NodeClosed,
+    NotANumber,
+    NotReady,
+    PeerTimeout,
+    PeerUnavailable,
+    RecursiveLoad,
+    SerializationError,
+    ValueTooLarge,
+)
+from meshcache.model import MISSING, UNSET, Member, State
+from meshcache.node import Explanation, Node, NodeState
+
+__all__ = [
+    "MISSING",
+    "UNSET",
+    "Cache",
+    "Codec",
+    "Config",
+    "ConfigError",
+    "Explanation",
+    "KeyRefused",
+    "LoadError",
+    "LoadTimeout",
+    "Member",
+    "MeshCacheError",
+    "Node",
+    "NodeClosed",
+    "NodeState",
+    "NotANumber",
+    "NotReady",
+    "PeerTimeout",
+    "PeerUnavailable",
+    "RecursiveLoad",
+    "SerializationError",
+    "State",
+    "ValueTooLarge",
+    "node",
+    "register",
+    "start",
+    "stop",
+]

@@ -45,6 +45,7 @@ __all__ = [
     "DATA",
     "NO_EXPIRY",
     "Abandon",
+    "Accusation",
     "Ack",
     "Cancel",
     "Clear",
@@ -184,11 +185,25 @@ class Nack(NamedTuple):
     updates: Updates
 
 
+class Accusation(NamedTuple):
+    """`accuser` itself had no answer from `subject`; relays keep its name.
+
+    Independent accusers shorten a suspicion (Lifeguard section IV.B), so it matters
+    who accuses and not who passes it on.
+    """
+
+    subject: Id
+    epoch: U64
+    incarnation: U32
+    accuser: Id
+
+
 class Gossip(NamedTuple):
-    """News of members, unasked."""
+    """News of members, unasked, and who raised the suspicions among them."""
 
     sender: Member
     updates: Updates
+    accusations: Annotated[tuple[Accusation, ...], Bound(0, MAX_UPDATES)] = ()
 
 
 class PushPull(NamedTuple):
@@ -222,8 +237,9 @@ class Load(NamedTuple):
 
     With a `loader` name the owner may run it, giving it `args` (or what the key
     itself encodes, when `args` is empty); without one, or where the owner does not
-    know that name and version, the caller gets a lease. `chain` holds the hashes of
-    the keys whose loaders are waiting for this one.
+    know that name and version, the caller gets a lease, which passes on when the
+    member `caller` dies. `chain` holds the hashes of the keys whose loaders are
+    waiting for this one.
     """
 
     rid: U64
@@ -231,6 +247,7 @@ class Load(NamedTuple):
     table: U64
     hop: U8
     budget_ms: U32
+    caller: Id
     key: Key
     loader: Name
     loader_version: U32
@@ -264,17 +281,16 @@ class Write(NamedTuple):
 
 
 class Clear(NamedTuple):
-    """Forget all that the cache `cache` held before `version`."""
+    """Forget all that the cache `cache` holds. Goes to every member."""
 
     rid: U64
     epoch: U64
     budget_ms: U32
     cache: Name
-    version: U64
 
 
 class Fulfil(NamedTuple):
-    """The value of a leased load. `ttl_ms` 0 hands it to the waiters and no further."""
+    """The value of a leased load; with `ttl_ms` 0 for those who wait, not kept."""
 
     epoch: U64
     token: U64
@@ -300,7 +316,6 @@ class Abandon(NamedTuple):
 class Cancel(NamedTuple):
     """Nobody waits for the answer to request `rid` any more."""
 
-    epoch: U64
     rid: U64
 
 
@@ -400,13 +415,15 @@ class Loaders(NamedTuple):
 class Invalidate(NamedTuple):
     """These generation buckets of the sender's have moved.
 
-    Numbered from 1 for each reader. A gap means that something was lost: the reader
-    drops all it knows of the sender. An empty one says that nothing was.
+    Numbered from 1 for each connection of a reader. A gap, or `everything`, drops all
+    that the reader keeps of the sender's. One without buckets repeats the number last
+    used, and so tells a reader that it has missed nothing.
     """
 
     sender: Id
     sender_epoch: U64
     number: U64
+    everything: bool
     buckets: Annotated[tuple[Annotated[int, Bound(0, 4095)], ...], Bound(0, 4096)]
 
 

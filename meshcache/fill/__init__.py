@@ -1,0 +1,1 @@
+"""Loads in progress: who loads, who waits, and who is next."""

@@ -1,0 +1,22 @@
+"""Tools for testing what meshcache does to an application, and meshcache itself.
+
+Nothing here is a mock: the simulator runs the real machines over a real codec, on a
+network and a clock that do as they are told.
+"""
+
+from __future__ import annotations
+
+from meshcache.testing.invariants import InvariantBroken, Invariants
+from meshcache.testing.simulator import Happening, Machine, Seat, Simulator
+from meshcache.transport.memory import Conditions, MemoryNetwork
+
+__all__ = [
+    "Conditions",
+    "Happening",
+    "InvariantBroken",
+    "Invariants",
+    "Machine",
+    "MemoryNetwork",
+    "Seat",
+    "Simulator",
+]

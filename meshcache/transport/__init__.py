@@ -1,0 +1,1 @@
+"""How frames travel: over ZeroMQ, or through memory for the simulator."""

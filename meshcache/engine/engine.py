@@ -1,0 +1,442 @@
+"""One node as a machine: messages, operations and time in, effects out.
+
+The driver feeds it and does what it returns; the simulator does the same with a clock
+of its own. Nothing here reads a clock, opens a socket, starts a thread, runs a loader
+or calls the application.
+
+    receive   a message from a peer, with the route it came by
+    request   an operation of this process, with a ticket for its outcome
+    tick      time has come for something; `deadline` says when that is next
+    join, seeds, leave, connection_lost, proof_of_death      what the edges find out
+
+Four parts share one `Core`. `Swim` says who is there. From that `Ranges` makes the
+partition table and ends the tenures of what moved. `Reads`, `Writes` and `Fills` serve
+both the application and the peers, and ask other owners through `Calls`. The order of
+things within one input: the message is acted on, membership's changes are taken into
+the table, readers are told what moved, and only then the effects go out, with the
+readers' notes ahead of the answers.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterable
+from dataclasses import fields
+from typing import Any, Final, final
+
+from meshcache.clock import NEVER
+from meshcache.codec.mail import Route
+from meshcache.codec.messages import (
+    Abandon,
+    Ack,
+    Cancel,
+    Clear,
+    Control,
+    Data,
+    Failed,
+    Fetch,
+    Filled,
+    Fulfil,
+    Invalidate,
+    Leased,
+    Load,
+    Loaders,
+    Message,
+    NotOwner,
+    Pending,
+    Ping,
+    Reason,
+    Refused,
+    Stranger,
+    Values,
+    Write,
+    Written,
+)
+from meshcache.config import Config
+from meshcache.engine.calls import Calls
+from meshcache.engine.core import Core
+from meshcache.engine.effects import Changed, Effect, Retabled
+from meshcache.engine.fills import Fills
+from meshcache.engine.ops import (
+    ClearCache,
+    Closed,
+    Deliver,
+    Drop,
+    Forsake,
+    GetKeys,
+    LoadKey,
+    Operation,
+    Register,
+    RunEnded,
+    Ticket,
+    WriteKeys,
+)
+from meshcache.engine.peers import Peer, Peers
+from meshcache.engine.ranges import Ranges
+from meshcache.engine.readers import BEAT, SILENCE, Readers
+from meshcache.engine.reads import Reads
+from meshcache.engine.writes import Writes
+from meshcache.fill.flight import Flights
+from meshcache.hashing import partition_of
+from meshcache.membership.effects import Effect as SwimEffect
+from meshcache.membership.machine import Swim
+from meshcache.membership.settings import Settings
+from meshcache.model import Member, NodeId, State
+from meshcache.store.memory import MemoryStore
+
+__all__ = ["Engine"]
+
+ANNOUNCE_DELAY: Final = 0.3
+"""Seconds until a newcomer is told of our loaders: it must know us by then."""
+
+ANNOUNCE_INTERVAL: Final = 10.0
+"""Seconds between two announcements of our loaders to everybody."""
+
+SWEEP_LIMIT: Final = 256
+"""Entries looked at by one sweep of the store, so that a tick stays short."""
+
+
+@final
+class Engine:
+    """The machine described above. Confined to the driver thread.
+
+    Four things may be read by any thread, since they change by assignment or are
+    themselves safe: `store.get`, `ranges.table`, `ranges.tenures` and `stats()`.
+
+    Args:
+        me: this node as its peers shall see it; its addresses are already bound.
+        config: the settings; every bound of the engine is in there.
+        rng: the only source of randomness.
+        now: the time, in monotonic seconds.
+        wall_offset_ns: wall time less monotonic time, for the versions of writes.
+    """
+
+    def __init__(
+        self,
+        me: Member,
+        config: Config,
+        rng: random.Random,
+        now: float,
+        wall_offset_ns: int = 0,
+    ) -> None:
+        store = MemoryStore(config.max_bytes, config.max_value_bytes)
+        peers = Peers()
+        ranges = Ranges(me, store, peers)
+        first_id = rng.getrandbits(48) + 1
+        flights = Flights(config.max_flights, config.max_waiters, first_id)
+        core = Core(
+            me, config, rng, wall_offset_ns, store, peers, ranges, flights, Readers(me)
+        )
+        core.now = now
+        self._core = core
+        self._calls = Calls(core, self._doubt)
+        self._reads = Reads(core, self._calls)
+        self._writes = Writes(core, self._calls)
+        self._fills = Fills(core, self._calls)
+        self._loaders = Register(())
+        self.swim = Swim(me, _settings(config), rng)
+        self.store = store
+        self.ranges = ranges
+        ranges.update([me])
+        self._begin_beats(now)
+
+    @property
+    def me(self) -> Member:
+        """This node as membership knows it."""
+        return self._core.me
+
+    def _begin_beats(self, now: float) -> None:
+        agenda = self._core.agenda
+        agenda.at(now + self._core.config.sweep_interval, self._sweep)
+        agenda.at(now + BEAT, self._beat)
+        agenda.at(now + ANNOUNCE_INTERVAL, self._announce)
+
+    # --- inputs ------------------------------------------------------------------
+
+    def join(self, seeds: Iterable[str], now: float) -> list[Effect]:
+        """Begin: look for the cluster at the control addresses *seeds*."""
+        self._core.now = now
+        self._take(self.swim.join(seeds, now))
+        return self._out()
+
+    def seeds(self, addresses: Iterable[str], now: float) -> list[Effect]:
+        """Take discovery's latest addresses in place of those before."""
+        self._core.now = now
+        self._take(self.swim.seeds(addresses, now))
+        return self._out()
+
+    def receive(self, message: Message, route: Route, now: float) -> list[Effect]:
+        """Take one message of a peer."""
+        self._core.now = now
+        if isinstance(message, Control):
+            self._receive_control(message, route)
+        elif not isinstance(message, Stranger):
+            self._receive_data(message, route)
+        return self._out()
+
+    def request(self, ticket: Ticket, op: Operation, now: float) -> list[Effect]:
+        """Take one operation of this process; see `ops` for what comes back."""
+        self._core.now = now
+        if self._core.leaving:
+            if isinstance(op, GetKeys | LoadKey | WriteKeys | ClearCache):
+                self._core.complete(ticket, Closed())
+        else:
+            self._operate(ticket, op)
+        return self._out()
+
+    def tick(self, now: float) -> list[Effect]:
+        """Do everything that is due."""
+        core = self._core
+        core.now = now
+        for action in core.agenda.due(now):
+            action(now)
+        due = self.swim.deadline()
+        if due is not None and due <= now:
+            self._take(self.swim.tick(now))
+        return self._out()
+
+    def deadline(self) -> float | None:
+        """Return when `tick` is wanted next, in monotonic seconds."""
+        due = min(self._core.agenda.next() or NEVER, self.swim.deadline() or NEVER)
+        return None if due == NEVER else due
+
+    def leave(self, now: float) -> list[Effect]:
+        """Say farewell and end all that waits. `left` tells when it has been said."""
+        core = self._core
+        core.now = now
+        if not core.leaving:
+            core.leaving = True
+            self._fills.close()
+            for peer in core.peers:
+                self._calls.lose(peer)
+            self._take(self.swim.leave(now))
+        return self._out()
+
+    @property
+    def left(self) -> bool:
+        """Whether the farewell has been said as often as it will be."""
+        return self._core.leaving and self.swim.left
+
+    def connection_lost(self, address: str, now: float) -> list[Effect]:
+        """Hear that a connection was refused or broke. A probe decides what it means.
+
+        Until then nothing is asked of that peer, what it was asked is done without
+        it, and nothing read from it is trusted: its notes may be lost.
+        """
+        core = self._core
+        core.now = now
+        peer = core.peers.at(address)
+        if peer is not None:
+            peer.avoided = True
+            self._gone(peer)
+            address = peer.member.address
+        self._take(self.swim.connection_lost(address, now))
+        return self._out()
+
+    def route_lost(self, route: Route) -> None:
+        """Hear that nobody is at the other end of *route* any more."""
+        self._core.readers.drop(route)
+
+    def proof_of_death(self, node_id: NodeId, epoch: int, now: float) -> list[Effect]:
+        """Hear from the host itself that a process is no more."""
+        self._core.now = now
+        self._take(self.swim.proof_of_death(node_id, epoch, now))
+        return self._out()
+
+    # --- messages ----------------------------------------------------------------
+
+    def _receive_control(self, message: Control, route: Route) -> None:
+        if isinstance(message, Ack | Ping):
+            peer = self._core.peers.get(message.sender.node_id)
+            if peer is not None:
+                peer.avoided = False
+        self._take(self.swim.receive(message, route, self._core.now))
+
+    def _receive_data(self, message: Data, route: Route) -> None:
+        match message:
+            case Values() | Filled() | Leased() | Failed() | Written():
+                self._calls.answer(message, route)
+            case NotOwner() | Refused():
+                self._calls.answer(message, route)
+            case Pending():
+                self._calls.pending(message)
+            case Cancel():
+                self._fills.cancel(route, message)
+            case Invalidate():
+                self._invalidate(message)
+            case Loaders():
+                self._core.peers.note_loaders(message)
+            case _:
+                self._receive_addressed(message, route)
+
+    def _receive_addressed(
+        self,
+        message: Fetch | Load | Write | Clear | Fulfil | Abandon,
+        route: Route,
+    ) -> None:
+        """Take what is meant for this very process, not for one before it."""
+        core = self._core
+        if message.epoch != core.me.epoch or core.leaving:
+            core.counters.wrong_epoch += message.epoch != core.me.epoch
+            reason = Reason.LEAVING if core.leaving else Reason.WRONG_EPOCH
+            if not isinstance(message, Fulfil | Abandon):
+                core.reply(route, Refused(message.rid, reason))
+            return
+        match message:
+            case Fetch():
+                self._reads.serve(route, message)
+            case Load():
+                self._fills.serve(route, message)
+            case Write():
+                self._writes.serve(route, message)
+            case Clear():
+                self._writes.serve_clear(route, message)
+            case Fulfil():
+                self._fills.fulfil(message)
+            case Abandon():
+                self._fills.abandon(route, message)
+
+    def _invalidate(self, message: Invalidate) -> None:
+        core = self._core
+        peer = core.peers.get(NodeId(message.sender))
+        if peer is None or peer.member.epoch != message.sender_epoch:
+            return
+        core.counters.invalidations_received += 1
+        if not peer.invalidate(message, core.now):
+            core.counters.invalidation_gaps += 1
+
+    # --- operations --------------------------------------------------------------
+
+    def _operate(self, ticket: Ticket, op: Operation) -> None:
+        match op:
+            case GetKeys():
+                self._reads.get(ticket, op)
+            case LoadKey():
+                self._fills.ask(ticket, op)
+            case WriteKeys():
+                self._writes.write(ticket, op)
+            case ClearCache():
+                self._writes.clear(ticket, op)
+            case Deliver():
+                self._fills.deliver(op)
+            case Drop():
+                self._fills.drop(op)
+            case Forsake(forsaken):
+                self._fills.forsake(forsaken)
+            case RunEnded():
+                self._fills.run_ended(op)
+            case Register():
+                self._register(op)
+
+    def _register(self, op: Register) -> None:
+        self._loaders = op
+        self._fills.register(op.loaders)
+        for peer in self._core.peers:
+            self._tell_loaders(peer)
+
+    # --- membership --------------------------------------------------------------
+
+    def _take(self, effects: list[SwimEffect]) -> None:
+        """Pass membership's effects on, and follow what has changed."""
+        core = self._core
+        changed = [e for e in effects if isinstance(e, Changed)]
+        core.out.extend(effects)
+        for change in changed:
+            self._follow(change.member)
+        if not changed:
+            return
+        old = core.ranges.table
+        moved = core.ranges.update(self.swim.members())
+        if core.ranges.table is not old:
+            gone = set(moved)
+            core.flights.detach_if(lambda f: partition_of(f.hashed) in gone)
+            core.out.append(Retabled(core.ranges.table, len(moved)))
+
+    def _follow(self, member: Member) -> None:
+        core = self._core
+        if member.node_id == core.me.node_id:
+            core.me = member
+            return
+        known = core.peers.get(member.node_id)
+        if member.state <= State.SUSPECT:
+            peer = core.peers.learn(member)
+            if known is not peer:
+                self._greet(peer)
+        elif known is not None and known.member.epoch <= member.epoch:
+            self._gone(known)
+            core.peers.drop(member)
+
+    def _greet(self, peer: Peer) -> None:
+        when = self._core.now + ANNOUNCE_DELAY
+        self._core.agenda.at(when, lambda _now: self._tell_loaders(peer))
+
+    def _gone(self, peer: Peer) -> None:
+        """Do without a peer: its answers, its leases, its notes."""
+        peer.forget()
+        self._calls.lose(peer)
+        self._fills.peer_gone(peer.member.node_id)
+
+    def _doubt(self, peer: Peer) -> None:
+        """A peer was silent: have membership probe it now."""
+        address = peer.member.address
+        self._take(self.swim.connection_lost(address, self._core.now))
+
+    # --- beats -------------------------------------------------------------------
+
+    def _tell_loaders(self, peer: Peer) -> None:
+        if self._loaders.loaders and self._core.peers.get(peer.member.node_id) is peer:
+            me = self._core.me
+            note = Loaders(me.node_id, me.epoch, self._loaders.loaders)
+            self._core.send(peer, note)
+
+    def _announce(self, now: float) -> None:
+        for peer in self._core.peers:
+            self._tell_loaders(peer)
+        self._core.agenda.at(now + ANNOUNCE_INTERVAL, self._announce)
+
+    def _sweep(self, now: float) -> None:
+        self.store.sweep(now, SWEEP_LIMIT)
+        self._core.agenda.at(now + self._core.config.sweep_interval, self._sweep)
+
+    def _beat(self, now: float) -> None:
+        core = self._core
+        core.out.extend(core.readers.beat(now))
+        for peer in core.peers:
+            if peer.followed and now - peer.heard > SILENCE:
+                peer.followed = False
+                peer.generations.bump_all()
+        core.agenda.at(now + BEAT, self._beat)
+
+    # --- outputs -----------------------------------------------------------------
+
+    def _out(self) -> list[Effect]:
+        core = self._core
+        notes = list(core.readers.flush())
+        core.counters.invalidations_sent += len(notes)
+        effects, core.out = core.out, []
+        return [*notes, *effects] if notes else effects
+
+    def members(self) -> tuple[Member, ...]:
+        """Return everyone this node knows of, itself included, in whatever state."""
+        return self.swim.members()
+
+    def stats(self) -> dict[str, Any]:
+        """Return what the engine and its parts have counted."""
+        core = self._core
+        return {
+            "store": self.store.stats(),
+            "membership": self.swim.counters.as_dict(),
+            "engine": {
+                **core.counters.as_dict(),
+                "flights_open": len(core.flights),
+                "waiting": core.flights.waiting,
+                "calls_open": len(self._calls),
+                "readers": len(core.readers),
+                "running": self._fills.running,
+            },
+        }
+
+
+def _settings(config: Config) -> Settings:
+    """Return the part of *config* that membership obeys."""
+    return Settings(**{f.name: getattr(config, f.name) for f in fields(Settings)})

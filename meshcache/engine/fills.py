@@ -1,0 +1,586 @@
+"""Loading what is missing, once in the whole cluster.
+
+    asked here, key is ours        the caller gets the lease and loads by itself
+    asked here, key is a peer's    one `Load` to the owner, for all who ask here
+    asked by a peer, key is ours   our pool runs the loader, if we know it and have
+                                   room; else that peer gets the lease
+
+Whoever comes second waits. A waiter that is itself inside a loader, and one that finds
+the pool busy, is given a lease and never a place in a queue: loaders that wait for each
+other's keys cannot fill the pools of two nodes and lock them.
+
+When the owner is silent, gone, overloaded or of another opinion about the table, one
+of those who wait here gets the lease all the same, and its value serves this process
+alone (groupcache's local fallback, single-flight kept). While an owner lives it says
+so (`Pending`, three times per time-out), so silence is noticed within one time-out
+however long the load takes.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Final, NamedTuple, final
+
+from meshcache.codec.mail import Route
+from meshcache.codec.messages import (
+    Abandon,
+    Cancel,
+    Failed,
+    Filled,
+    Fulfil,
+    Leased,
+    Load,
+    LoaderName,
+    NotOwner,
+    Pending,
+    Reason,
+    Refused,
+)
+from meshcache.engine.calls import Answer, Calls
+from meshcache.engine.core import Core
+from meshcache.engine.effects import RunLoader
+from meshcache.engine.ops import (
+    Closed,
+    Deliver,
+    Drop,
+    Failure,
+    Got,
+    Granted,
+    LoadKey,
+    Raised,
+    RunEnded,
+    Ticket,
+    Tier,
+    TimedOut,
+)
+from meshcache.engine.peers import Peer
+from meshcache.errors import ValueTooLarge
+from meshcache.fill.flight import Flight, Party, Phase, Waiter
+from meshcache.hashing import key_hash
+from meshcache.model import NodeId
+from meshcache.store.generations import Stamp
+
+__all__ = ["RECURSIVE", "Fills"]
+
+BEATS_PER_TIMEOUT: Final = 3
+RECURSIVE: Final = "meshcache.errors:RecursiveLoad"
+NO_LEASE: Final = 0
+"""The lease of a load that nobody shares: what it brings is not told to anybody."""
+
+
+class Local(NamedTuple):
+    """A waiter of this process."""
+
+    ticket: Ticket
+
+
+class Remote(NamedTuple):
+    """A waiter of another node: the way back to it, and its request."""
+
+    route: Route
+    rid: int
+
+
+class Upstream(NamedTuple):
+    """The owner who leased us a load, and the token it knows the load by."""
+
+    peer: Peer
+    token: int
+
+
+class Asking(NamedTuple):
+    """A flight whose owner is being asked, for the first time or (`hop` 1) again."""
+
+    flight: Flight
+    op: LoadKey
+    peer: Peer
+    hop: int
+    deadline: float
+
+
+class Brought(NamedTuple):
+    """What a flight ends with: a value as it goes out, and how it was come by."""
+
+    value: bytes
+    ttl_ms: int
+    version: int
+    tier: Tier
+
+
+@final
+class Fills:
+    """The loading part of the engine."""
+
+    __slots__ = ("_calls", "_core", "_loaders", "_runs")
+
+    def __init__(self, core: Core, calls: Calls) -> None:
+        self._core = core
+        self._calls = calls
+        self._loaders: frozenset[LoaderName] = frozenset()
+        self._runs: set[int] = set()
+        self._core.agenda.at(self._core.now + self._beat, self._tell_pending)
+
+    @property
+    def _beat(self) -> float:
+        return self._core.config.request_timeout / BEATS_PER_TIMEOUT
+
+    @property
+    def running(self) -> int:
+        """How many loads this node's pool is at."""
+        return len(self._runs)
+
+    def register(self, loaders: tuple[LoaderName, ...]) -> None:
+        """Take note of what this process can load for others."""
+        self._loaders = frozenset(loaders)
+
+    # --- asked here --------------------------------------------------------------
+
+    def ask(self, ticket: Ticket, op: LoadKey) -> None:
+        """Answer, join, open or ask for the load of one key."""
+        core = self._core
+        stamp = core.ranges.stamp(op.hashed)
+        entry = core.store.get(op.key, op.hashed, core.now)
+        if entry is not None:
+            got = Got(entry.value, entry.expires, entry.version, Tier.HOST, stamp)
+            core.complete(ticket, got)
+            return
+        if op.hashed in op.chain:
+            core.complete(ticket, _recursive(op))
+            return
+        deadline = core.now + op.timeout
+        waiter = Waiter(Local(ticket), core.now, deadline, nested=bool(op.chain))
+        flight = self._joinable(op.key)
+        if flight is None:
+            self._open_here(op, waiter, stamp)
+        elif self._wait(flight, waiter):
+            core.counters.joined += 1
+        else:
+            self._lease_alone(waiter)
+
+    def _open_here(self, op: LoadKey, waiter: Waiter, stamp: Stamp) -> None:
+        flight = self._open(op.key, op.hashed, stamp)
+        if flight is None:
+            self._lease_alone(waiter)
+            return
+        peer = self._core.peer_of(op.hashed)
+        if peer is None or not peer.usable:
+            self._grant(flight, waiter)
+        elif not self._wait(flight, waiter):
+            self._core.flights.close(flight)
+            self._lease_alone(waiter)
+        else:
+            deadline = self._core.now + self._core.config.request_timeout
+            self._ask_owner(Asking(flight, op, peer, 0, deadline))
+
+    def _lease_alone(self, waiter: Waiter) -> None:
+        """Let a caller load for itself: there is no room to share its load."""
+        assert isinstance(waiter.party, Local)
+        self._core.counters.overloaded += 1
+        granted = Granted(NO_LEASE, Tier.LOCAL, None)
+        self._core.complete(waiter.party.ticket, granted)
+
+    # --- asking the owner --------------------------------------------------------
+
+    def _ask_owner(self, asking: Asking) -> None:
+        core = self._core
+        flight, op, peer, hop, deadline = asking
+        peer.follow(core.now)
+        if hop:
+            flight.stamp = None
+        known = (op.loader, op.loader_version) in peer.loaders
+        message = Load(
+            0,
+            peer.member.epoch,
+            core.ranges.table.epoch,
+            hop,
+            max(1, int(op.timeout * 1000)),
+            core.me.node_id,
+            op.key,
+            op.loader if known else "",
+            op.loader_version,
+            op.args if known else b"",
+            op.chain,
+        )
+        flight.asked = self._calls.start(
+            peer,
+            lambda rid: message._replace(rid=rid),
+            deadline,
+            partial(self._owner_answered, asking),
+            lambda _why: self._without_owner(flight),
+        )
+        if flight.asked is None:
+            self._without_owner(flight)
+
+    def _owner_answered(self, asking: Asking, answer: Answer) -> None:
+        flight = asking.flight
+        flight.asked = None
+        match answer:
+            case Filled(_, value, ttl_ms, version, loaded):
+                self._core.observe(version)
+                tier = Tier.FILL if loaded else Tier.PEER
+                self._finish(flight, Brought(value, ttl_ms, version, tier))
+            case Leased(_, token, _):
+                flight.upstream = Upstream(asking.peer, token)
+                self._pass(flight)
+            case Failed(_, type_name, message, traceback, args):
+                self._fail(flight, Failure(type_name, message, traceback, args))
+            case NotOwner(_, owner, _) if asking.hop == 0:
+                self._core.counters.not_owner_received += 1
+                self._redirect(asking, owner)
+            case _:
+                self._without_owner(flight)
+
+    def _redirect(self, asking: Asking, owner: bytes) -> None:
+        """Ask once more: where our table says now, else where the peer's does."""
+        core = self._core
+        if core.ranges.mine(asking.op.hashed):
+            self._pass(asking.flight)
+            return
+        peer = core.peer_of(asking.op.hashed)
+        if peer is asking.peer:
+            peer = core.peers.get(NodeId(owner))
+        if peer is None or peer is asking.peer or not peer.usable:
+            self._without_owner(asking.flight)
+        else:
+            self._ask_owner(asking._replace(peer=peer, hop=1))
+
+    def _without_owner(self, flight: Flight) -> None:
+        """Do without the owner: one of those who wait here loads for all of them."""
+        flight.asked = None
+        self._pass(flight)
+
+    # --- asked by a peer ---------------------------------------------------------
+
+    def serve(self, route: Route, message: Load) -> None:
+        """Answer, join or open the load of one key for a peer."""
+        core = self._core
+        hashed = key_hash(message.key)
+        if not core.ranges.mine(hashed):
+            owner = core.ranges.owner(hashed)
+            core.counters.not_owner_sent += 1
+            owner_id = b"" if owner is None else owner.node_id
+            reply = NotOwner(message.rid, owner_id, core.ranges.table.epoch)
+            core.reply(route, reply)
+            return
+        core.readers.add(route, core.now)
+        entry = core.store.get(message.key, hashed, core.now)
+        if entry is not None:
+            core.counters.served_hits += 1
+            ttl_ms = core.ttl_ms(entry.expires)
+            hit = Filled(message.rid, entry.value, ttl_ms, entry.version, loaded=False)
+            core.reply(route, hit)
+            return
+        core.counters.served_misses += 1
+        self._serve_load(Remote(route, message.rid), message, hashed)
+
+    def _serve_load(self, party: Remote, message: Load, hashed: int) -> None:
+        core = self._core
+        deadline = core.now + message.budget_ms / 1000
+        waiter = Waiter(
+            party, core.now, deadline, message.caller, nested=bool(message.chain)
+        )
+        flight = self._joinable(message.key)
+        if flight is not None:
+            core.counters.joined += 1
+            if not self._wait(flight, waiter):
+                self._refuse(party, Reason.OVERLOADED)
+            return
+        flight = self._open(message.key, hashed, core.ranges.stamp(hashed))
+        if flight is None:
+            self._refuse(party, Reason.OVERLOADED)
+        elif self._can_run(message) and self._wait(flight, waiter):
+            self._run(flight, message)
+        else:
+            self._grant(flight, waiter)
+
+    def _can_run(self, message: Load) -> bool:
+        known = LoaderName(message.loader, message.loader_version) in self._loaders
+        room = len(self._runs) < self._core.config.loader_threads
+        return known and room and not message.chain
+
+    def _run(self, flight: Flight, message: Load) -> None:
+        core = self._core
+        core.counters.runs += 1
+        flight.phase = Phase.RUNNING
+        self._runs.add(flight.id)
+        core.out.append(
+            RunLoader(
+                flight.id,
+                message.loader,
+                message.loader_version,
+                message.key,
+                message.args,
+                (*message.chain, flight.hashed),
+            )
+        )
+
+    def run_ended(self, op: RunEnded) -> None:
+        """Take what the pool brought, for those who wait and for the store."""
+        self._runs.discard(op.flight)
+        flight = self._core.flights.get(op.flight)
+        if flight is None:
+            self._core.counters.late_values += 1
+        elif op.value is not None:
+            self._brought(flight, op.value, op.ttl_ms)
+        elif op.failure is not None:
+            self._fail(flight, op.failure)
+        else:
+            self._pass(flight)
+
+    def fulfil(self, message: Fulfil) -> None:
+        """Take the value of a load that a peer was leased.
+
+        Whoever brings it: one whose lease has passed on meanwhile is as welcome.
+        """
+        flight = self._core.flights.get(message.token)
+        if flight is None:
+            self._core.counters.late_values += 1
+        else:
+            self._brought(flight, message.value, message.ttl_ms)
+
+    def abandon(self, route: Route, message: Abandon) -> None:
+        """Hear that a leased load failed, or pass the lease on if it was dropped."""
+        flight = self._core.flights.get(message.token)
+        if flight is None or flight.holder is None:
+            return
+        party = flight.holder.party
+        if not isinstance(party, Remote) or party.route != route:
+            return
+        if message.type_name:
+            self._fail(flight, Failure(*message[2:]))
+        else:
+            self._pass(flight)
+
+    def cancel(self, route: Route, message: Cancel) -> None:
+        """Hear that a peer does not wait for its request any more."""
+        self._forsake(Remote(route, message.rid))
+
+    # --- a caller's lease --------------------------------------------------------
+
+    def deliver(self, op: Deliver) -> None:
+        """Take the value of a load that a caller of this process was leased."""
+        flight = self._core.flights.get(op.lease)
+        if flight is None:
+            return
+        if isinstance(flight.upstream, Upstream):
+            peer, token = flight.upstream
+            message = Fulfil(peer.member.epoch, token, op.value, op.ttl_ms)
+            self._core.send(peer, message)
+        self._brought(flight, op.value, op.ttl_ms)
+
+    def drop(self, op: Drop) -> None:
+        """Hear that a caller's load failed, or pass its lease on."""
+        flight = self._core.flights.of(Local(op.ticket))
+        if flight is None or flight.id != op.lease or flight.holder is None:
+            return
+        if op.failure is None:
+            self._pass(flight)
+            return
+        self._abandon_upstream(flight, op.failure)
+        self._fail(flight, op.failure)
+
+    def forsake(self, ticket: Ticket) -> None:
+        """Hear that a caller of this process does not wait any more."""
+        self._forsake(Local(ticket))
+
+    def _forsake(self, party: Party) -> None:
+        flight = self._core.flights.of(party)
+        if flight is None:
+            return
+        if flight.holder is not None and flight.holder.party == party:
+            self._pass(flight)
+        else:
+            self._core.flights.leave(flight, party)
+            self._end_if_unwanted(flight)
+
+    # --- flights -----------------------------------------------------------------
+
+    def _joinable(self, key: bytes) -> Flight | None:
+        """Return the flight to join, unless something was written since its start."""
+        flights = self._core.flights
+        flight = flights.joinable(key)
+        if flight is None:
+            return None
+        if isinstance(flight.stamp, Stamp) and not flight.stamp.stands:
+            flights.detach(flight)
+            return None
+        return flight
+
+    def _open(self, key: bytes, hashed: int, stamp: Stamp) -> Flight | None:
+        core = self._core
+        flight = core.flights.open(key, hashed, Phase.ASKING, core.now)
+        if flight is not None:
+            core.counters.flights += 1
+            flight.stamp = stamp
+        return flight
+
+    def _wait(self, flight: Flight, waiter: Waiter) -> bool:
+        if not self._core.flights.join(flight, waiter):
+            return False
+        check = partial(self._waited, flight, waiter.party)
+        self._core.agenda.at(waiter.deadline, check)
+        return True
+
+    def _waited(self, flight: Flight, party: Party, _now: float) -> None:
+        """A waiter's time is over, unless it has been served meanwhile."""
+        if self._core.flights.leave(flight, party) is not None:
+            self._give_up(party)
+            self._end_if_unwanted(flight)
+
+    def _end_if_unwanted(self, flight: Flight) -> None:
+        """Close a flight that only waits for an answer which nobody wants now.
+
+        A pool's run and a holder's load go on: others may ask for what they bring.
+        """
+        if flight.phase is not Phase.ASKING or flight.waiters:
+            return
+        if flight.asked is not None:
+            self._calls.cancel(flight.asked)
+        self._core.flights.close(flight)
+
+    def _grant(self, flight: Flight, waiter: Waiter) -> None:
+        """Give *waiter* the lease, until its own time is over."""
+        core = self._core
+        core.counters.leases += 1
+        core.flights.grant(flight, waiter, waiter.deadline)
+        core.agenda.at(waiter.deadline, partial(self._lease_over, flight, waiter))
+        match waiter.party:
+            case Local(ticket):
+                alone = flight.upstream is None and not core.ranges.mine(flight.hashed)
+                core.counters.local += alone
+                tier = Tier.LOCAL if alone else Tier.FILL
+                stamp = flight.stamp if isinstance(flight.stamp, Stamp) else None
+                core.complete(ticket, Granted(flight.id, tier, stamp))
+            case Remote(route, rid):
+                lease_ms = max(1, int((waiter.deadline - core.now) * 1000))
+                core.reply(route, Leased(rid, flight.id, lease_ms))
+
+    def _lease_over(self, flight: Flight, holder: Waiter, _now: float) -> None:
+        if flight.holder is holder:
+            self._pass(flight)
+
+    def _pass(self, flight: Flight) -> None:
+        """Give the lease to the next who can use it; else give the flight up."""
+        core = self._core
+        if flight.holder is not None:
+            core.counters.leases_passed += 1
+            core.flights.release(flight)
+        waiter = flight.next_holder(core.now)
+        if waiter is not None:
+            self._grant(flight, waiter)
+            return
+        self._abandon_upstream(flight, None)
+        for late in core.flights.close(flight):
+            self._give_up(late.party)
+
+    def _abandon_upstream(self, flight: Flight, failure: Failure | None) -> None:
+        if isinstance(flight.upstream, Upstream):
+            peer, token = flight.upstream
+            told = ("", "", "", b"") if failure is None else failure
+            self._core.send(peer, Abandon(peer.member.epoch, token, *told))
+            flight.upstream = None
+
+    # --- endings -----------------------------------------------------------------
+
+    def _brought(self, flight: Flight, value: bytes, ttl_ms: int) -> None:
+        """End a flight whose value was loaded in this process or under our lease."""
+        alone = flight.upstream is None and not self._core.ranges.mine(flight.hashed)
+        tier = Tier.LOCAL if alone else Tier.FILL
+        version = self._core.stamp()
+        self._finish(flight, Brought(value, ttl_ms, version, tier))
+
+    def _finish(self, flight: Flight, brought: Brought) -> None:
+        self._store(flight, brought)
+        for waiter in self._core.flights.close(flight):
+            match waiter.party:
+                case Local(ticket):
+                    self._core.complete(ticket, self._got(flight, brought))
+                case Remote(route, rid):
+                    filled = Filled(rid, *brought[:3], loaded=True)
+                    self._core.reply(route, filled)
+
+    def _got(self, flight: Flight, brought: Brought) -> Got:
+        stamp = flight.stamp if isinstance(flight.stamp, Stamp) else None
+        value, ttl_ms, version, tier = brought
+        return Got(value, self._core.expires(ttl_ms), version, tier, stamp)
+
+    def _store(self, flight: Flight, brought: Brought) -> None:
+        """Keep the value, if the key is ours and no write has come since the start."""
+        core = self._core
+        if brought.ttl_ms == 0 or not core.ranges.mine(flight.hashed):
+            return
+        if flight.detached:
+            core.counters.fenced += 1
+            return
+        expires = core.expires(brought.ttl_ms)
+        try:
+            core.store.put(
+                flight.key,
+                flight.hashed,
+                brought.value,
+                version=brought.version,
+                expires=expires,
+                now=core.now,
+            )
+        except ValueTooLarge:
+            core.counters.overloaded += 1
+
+    def _fail(self, flight: Flight, failure: Failure) -> None:
+        """End a flight with its loader's error, which every waiter hears."""
+        for waiter in self._core.flights.close(flight):
+            match waiter.party:
+                case Local(ticket):
+                    recursive = failure.type_name == RECURSIVE
+                    self._core.complete(ticket, Raised(failure, recursive))
+                case Remote(route, rid):
+                    self._core.reply(route, Failed(rid, *failure))
+
+    def _give_up(self, party: Party) -> None:
+        match party:
+            case Local(ticket):
+                self._core.complete(ticket, TimedOut())
+            case Remote():
+                self._refuse(party, Reason.TIMED_OUT)
+
+    def _refuse(self, party: Remote, reason: Reason) -> None:
+        if reason is Reason.OVERLOADED:
+            self._core.counters.overloaded += 1
+        self._core.reply(party.route, Refused(party.rid, reason))
+
+    # --- what happens around -----------------------------------------------------
+
+    def peer_gone(self, node_id: bytes) -> None:
+        """Pass on the leases of a node that is gone, and wait with it no more."""
+        flights = self._core.flights
+        for flight in flights:
+            for party in [p for p, w in flight.waiters.items() if w.node == node_id]:
+                flights.leave(flight, party)
+            if flight.holder is not None and flight.holder.node == node_id:
+                self._pass(flight)
+
+    def close(self) -> None:
+        """End every flight: this node stops."""
+        for flight in self._core.flights:
+            self._abandon_upstream(flight, None)
+            for waiter in self._core.flights.close(flight):
+                match waiter.party:
+                    case Local(ticket):
+                        self._core.complete(ticket, Closed())
+                    case Remote():
+                        self._refuse(waiter.party, Reason.LEAVING)
+
+    def _tell_pending(self, now: float) -> None:
+        """Tell the peers who wait for our loads that we are at it."""
+        rids: dict[Route, list[int]] = {}
+        for flight in self._core.flights:
+            for party in flight.waiters:
+                if isinstance(party, Remote):
+                    rids.setdefault(party.route, []).append(party.rid)
+        for route, waiting in rids.items():
+            self._core.reply(route, Pending(tuple(waiting)))
+        self._core.agenda.at(now + self._beat, self._tell_pending)
+
+
+def _recursive(op: LoadKey) -> Raised:
+    message = f"a loader asked for the key it is loading: {op.key!r}"
+    return Raised(Failure(RECURSIVE, message, "", b""), recursive=True)

@@ -1,0 +1,323 @@
+"""A node: this process's participant in a cluster.
+
+Most programs need only the default node: `meshcache.start(...)` or nothing at all, as
+the first use of a cache starts it from the `MESHCACHE_*` settings. `Node` is for those
+who want to say where it begins and ends, or want several in one process.
+
+Constructing a node opens nothing. It runs from `start()`, or from its first use, until
+`stop()` or the end of the process. A forked child has no running node; the first use
+there starts one of its own.
+"""
+
+from __future__ import annotations
+
+import atexit
+import logging
+import os
+from enum import Enum
+from threading import RLock
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, Self, Unpack, final
+from weakref import WeakSet
+
+from meshcache.clock import monotonic, time_ns
+from meshcache.codec.keys import encode_key
+from meshcache.config import Config, Keywords, disabled
+from meshcache.engine.ops import GetKeys, Got, Results, Tier
+from meshcache.errors import NodeClosed, NotReady
+from meshcache.hashing import key_hash, partition_of
+from meshcache.model import Member, State
+from meshcache.placement.table import Table
+from meshcache.runtime.fork import watch
+from meshcache.runtime.loaders import Loader
+from meshcache.runtime.runtime import Runtime
+from meshcache.runtime.tally import TIERS, Tally
+
+if TYPE_CHECKING:
+    from meshcache.cache import Cache, Options
+
+__all__ = ["Explanation", "Node", "NodeState", "full_key"]
+
+_log = logging.getLogger("meshcache.node")
+
+MAX_NAME: Final = 512
+STOP_TIMEOUT: Final = 5.0
+
+
+class NodeState(Enum):
+    """Where a node is in its life."""
+
+    NEW = "new"
+    RUNNING = "running"
+    STOPPED = "stopped"
+    DISABLED = "disabled"
+    """MESHCACHE_DISABLE is set: every cache is empty and every loader runs."""
+
+
+class Explanation(NamedTuple):
+    """Where a key lives and what would happen to a read of it now.
+
+    `tier` is "host" or "peer" when the key is stored, and "fill" when it would have
+    to be loaded. `age` and `ttl` are seconds; `ttl` None means that it never expires.
+    Age goes by the owner's wall clock.
+    """
+
+    cache: str
+    key: object
+    partition: int
+    owner: Member | None
+    replicas: tuple[Member, ...]
+    tier: str
+    version: int
+    age: float | None
+    ttl: float | None
+    bytes: int
+
+
+@final
+class Node:
+    """One participant in a cluster. Thread-safe.
+
+    Use it as a context manager, or call `start` and `stop`.
+
+    Args:
+        **settings: see docs/reference/configuration.md. What is not given comes from
+            the environment (`MESHCACHE_<NAME>`), the preset, or the default.
+
+    Raises:
+        ConfigError: a setting is unknown or out of its bounds.
+    """
+
+    def __init__(self, **settings: Unpack[Keywords]) -> None:
+        self.config: Final = Config.load(os.environ, **settings)
+        self._disabled = disabled(os.environ)
+        self._lock = RLock()
+        self._runtime: Runtime | None = None
+        self._stopped = False
+        self._forked = False
+        self._loaders: list[Loader] = []
+        self._tallies: list[Tally] = []
+        self._rebinders: WeakSet[Any] = WeakSet()
+        watch(self)
+
+    def __repr__(self) -> str:
+        runtime = self._runtime
+        where = "" if runtime is None else f" {runtime.me.name} at {runtime.me.address}"
+        return f"<Node of {self.config.cluster!r}: {self.state.value}{where}>"
+
+    # --- life --------------------------------------------------------------------
+
+    @property
+    def state(self) -> NodeState:
+        """Where this node is in its life."""
+        if self._disabled:
+            return NodeState.DISABLED
+        if self._stopped:
+            return NodeState.STOPPED
+        return NodeState.NEW if self._runtime is None else NodeState.RUNNING
+
+    def start(self) -> Self:
+        """Start this node if it does not run. Safe to call again.
+
+        Raises:
+            ConfigError: it cannot listen, or the same-host directory is not safe.
+        """
+        with self._lock:
+            self._stopped = False
+            self._running()
+        return self
+
+    def _running(self) -> Runtime | None:
+        """Return the runtime, started if need be; None when disabled or stopped."""
+        runtime = self._runtime
+        if runtime is not None:
+            return runtime
+        with self._lock:
+            if self._runtime is None and not self._disabled and not self._stopped:
+                self._launch()
+            return self._runtime
+
+    def _launch(self) -> None:
+        if self._forked:
+            self._forked = False
+            _log.info("started anew in process %d, after a fork", os.getpid())
+        runtime = Runtime(self.config, lambda _news: None)
+        for loader in self._loaders:
+            runtime.register(loader)
+        self._runtime = runtime
+        _exits.add(self)
+
+    def stop(self, timeout: float = STOP_TIMEOUT) -> None:
+        """Say farewell to the cluster and close everything, within *timeout* seconds.
+
+        Loaders that run are not waited for. Reads through a stopped node run their
+        loaders and store nothing; writes raise `NodeClosed`. `start` starts it again,
+        as a new member.
+        """
+        with self._lock:
+            runtime, self._runtime = self._runtime, None
+            self._stopped = True
+            self._rebind()
+        if runtime is not None and not runtime.stop(timeout):
+            _log.warning("%r: a thread did not end within %s s", self, timeout)
+
+    def __enter__(self) -> Self:
+        return self.start()
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def after_fork_in_child(self) -> None:
+        """Let go of what belongs to the parent; the next use starts a node here."""
+        runtime, self._runtime = self._runtime, None
+        self._lock = RLock()
+        self._rebind()
+        if runtime is not None:
+            self._forked = True
+            runtime.abandon_after_fork()
+
+    def _rebind(self) -> None:
+        for cache in list(self._rebinders):
+            cache.rebind()
+
+    # --- the cluster -------------------------------------------------------------
+
+    def _need(self) -> Runtime:
+        runtime = self._running()
+        if runtime is None:
+            raise NodeClosed(f"{self!r}; start it before asking it about the cluster")
+        return runtime
+
+    @property
+    def me(self) -> Member:
+        """This node as its peers know it."""
+        return self._need().me
+
+    def members(self) -> list[Member]:
+        """Return everyone this node knows of, itself included, in whatever state."""
+        return list(self._need().members())
+
+    def table(self) -> Table:
+        """Return the partition table that this node goes by."""
+        return self._need().engine.ranges.table
+
+    @property
+    def ready(self) -> bool:
+        """Whether this node runs and its table counts exactly the members alive."""
+        runtime = self._runtime
+        return runtime is not None and _settled(runtime, 0)
+
+    def wait_ready(self, peers: int = 0, timeout: float = 10.0) -> Self:
+        """Wait until at least *peers* others are alive and the table counts them all.
+
+        Raises:
+            NotReady: they were not there within *timeout* seconds. The node goes on
+                looking for them.
+        """
+        runtime = self._need()
+        with runtime.news:
+            if runtime.news.wait_for(lambda: _settled(runtime, peers), timeout):
+                return self
+        alive = sum(m.state is State.ALIVE for m in runtime.members()) - 1
+        raise NotReady(
+            f"{alive} of {peers} peers after {timeout} s in cluster "
+            f"{self.config.cluster!r}: check that they share its name, "
+            f"and seeds={self.config.seeds!r}"
+        )
+
+    def owner(self, cache: str, key: object) -> Member | None:
+        """Return the member that owns *key* of the cache named *cache*."""
+        return self.table().owner_of(key_hash(full_key(cache, key)))
+
+    def explain(self, cache: str, key: object) -> Explanation:
+        """Return where a key lives, and where a read of it would be answered now."""
+        runtime = self._need()
+        full = full_key(cache, key)
+        hashed = key_hash(full)
+        _, outcome = runtime.ask(GetKeys(((full, hashed),)))
+        got = outcome.found[0] if isinstance(outcome, Results) else None
+        return _explain(cache, key, self.table().owner_of(hashed), hashed, got)
+
+    def stats(self) -> dict[str, Any]:
+        """Return every counter of this node, nested by part.
+
+        `reads` has the reads of this process by the tier that answered, `loads` how
+        often a loader ran in it; docs/reference/metrics.md explains each.
+        """
+        runtime = self._runtime
+        parts: dict[str, Any] = {} if runtime is None else runtime.stats()
+        counted = [tally.as_dict() for tally in self._tallies]
+        reads = {tier: sum(c[tier] for c in counted) for tier in TIERS}
+        loads = sum(c["load"] for c in counted)
+        return {"state": self.state.value, "reads": reads, "loads": loads, **parts}
+
+    def cache(self, name: str, **options: Unpack[Options]) -> Cache:
+        """Return a cache on this node; see `Cache` for the options."""
+        from meshcache.cache import Cache  # noqa: PLC0415 - it is the floor above
+
+        return Cache(name, node=self, **options)
+
+    # --- for the caches of this node ---------------------------------------------
+
+    def count(self, tally: Tally) -> None:
+        """Have what *tally* counts show up in `stats`."""
+        self._tallies.append(tally)
+
+    def register(self, loader: Loader) -> None:
+        """Let peers have *loader* run in this process."""
+        with self._lock:
+            self._loaders.append(loader)
+            if self._runtime is not None:
+                self._runtime.register(loader)
+
+    def attach(self, cache: Any) -> Runtime | None:
+        """Return the runtime, and call `cache.rebind()` when there is another."""
+        with self._lock:
+            self._rebinders.add(cache)
+            return self._running()
+
+
+def full_key(cache: str, key: object) -> bytes:
+    """Return the key as the cluster knows it: cache name, NUL, encoded key."""
+    return cache.encode() + b"\0" + encode_key(key)
+
+
+def _settled(runtime: Runtime, peers: int) -> bool:
+    alive = {m.node_id for m in runtime.members() if m.state is State.ALIVE}
+    owners = {m.node_id for m in runtime.members() if m.routable}
+    counted = {m.node_id for m in runtime.engine.ranges.table.members}
+    return len(alive) > peers and counted == owners
+
+
+def _explain(
+    cache: str, key: object, owner: Member | None, hashed: int, got: Got | None
+) -> Explanation:
+    partition = partition_of(hashed)
+    if got is None:
+        return Explanation(
+            cache, key, partition, owner, (), Tier.FILL.value, 0, None, None, 0
+        )
+    written_ms = got.version >> 16
+    age = max(0.0, time_ns() / 1e9 - written_ms / 1000)
+    ttl = None if got.expires == float("inf") else got.expires - monotonic()
+    return Explanation(
+        cache,
+        key,
+        partition,
+        owner,
+        (),
+        got.tier.value,
+        got.version,
+        age,
+        ttl,
+        len(got.value),
+    )
+
+
+_exits: WeakSet[Node] = WeakSet()
+
+
+@atexit.register
+def _stop_all() -> None:
+    """Say farewell at exit, so that peers need not find out."""
+    for node in list(_exits):
+        node.stop(timeout=1.0)

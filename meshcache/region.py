@@ -1,0 +1,515 @@
+"""A region of the cluster's memory: how its reads, loads and writes go.
+
+Each operation is a generator of steps (`runtime.steps`), so that `Cache` and memoized
+functions can offer it sync and async without a second copy. A read goes near (this
+process's decoded objects), then host (this node's own range), then to the owner; a
+load is what is left.
+
+The runtime is an argument: the node may be stopped by another thread at any time, and
+an operation ends with the runtime it began with.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Mapping, Sequence
+from itertools import count
+from typing import Any, Final, TypeAlias, final
+
+from meshcache import default
+from meshcache.clock import NEVER, monotonic
+from meshcache.codec.keys import encode_key
+from meshcache.codec.messages import NO_EXPIRY, Item, Status, Verb
+from meshcache.codec.values import Codec
+from meshcache.engine.ops import (
+    ClearCache,
+    Deliver,
+    Drop,
+    GetKeys,
+    Got,
+    Granted,
+    LoadKey,
+    Raised,
+    Results,
+    TimedOut,
+    Unreached,
+    WriteKeys,
+    WriteResult,
+    WriteResults,
+)
+from meshcache.errors import (
+    ConfigError,
+    LoadTimeout,
+    NodeClosed,
+    NotANumber,
+    PeerTimeout,
+    PeerUnavailable,
+    RecursiveLoad,
+    SerializationError,
+    ValueTooLarge,
+)
+from meshcache.hashing import key_hash
+from meshcache.model import MISSING, Unset
+from meshcache.node import Node
+from meshcache.runtime.chain import MAX_DEPTH
+from meshcache.runtime.failures import error_of, failure_of
+from meshcache.runtime.loaders import Loader
+from meshcache.runtime.runtime import Runtime
+from meshcache.runtime.steps import Answer, RunHere, Steps
+from meshcache.runtime.tally import Tally
+from meshcache.store.generations import Stamp
+
+__all__ = ["MAX_KEY", "Home", "Region", "Ttl", "checked_ttl"]
+
+Ttl: TypeAlias = float | None | Unset
+"""Seconds to live; None for ever; 0 not at all; UNSET the cache's default."""
+
+Home: TypeAlias = Node | Callable[[], Node] | None
+"""The node of a region: itself, a callable that returns it, or None, the default."""
+
+MAX_KEY: Final = 65_536
+MAX_TTL: Final = 10 * 365 * 86_400.0
+ALONE_TIMEOUT: Final = 3600.0
+"""Seconds for an awaitable loader where there is no node, and so no setting."""
+
+# Exact `str` and `int` keys are their own near keys; all others go by their encoding,
+# which is bytes and so equals neither. (`True == 1 == 1.0` must not meet in a dict.)
+_PLAIN: Final = frozenset({str, int})
+
+_ids: Final = count(1)
+
+
+@final
+class Region:
+    """A named region with its codec, its times to live and its node. Thread-safe."""
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        codec: Codec,
+        ttl: float | None,
+        near_ttl: float | None,
+        jitter: float,
+        home: Home,
+    ) -> None:
+        self.name: Final = name
+        self.codec: Final = codec
+        self.ttl: Final = ttl
+        self.near_ttl: Final = near_ttl
+        self.jitter: Final = jitter
+        self.id: Final = next(_ids)
+        self.tally: Final = Tally()
+        self.runtime: Runtime | None = None
+        self._home = home
+        self._prefix = name.encode() + b"\0"
+        self._random = random.Random()
+        self._counted: Node | None = None
+
+    # --- the node ----------------------------------------------------------------
+
+    @property
+    def node(self) -> Node:
+        """The node that this region is on."""
+        home = self._home
+        if isinstance(home, Node):
+            return home
+        return default.node() if home is None else home()
+
+    def bind(self) -> Runtime | None:
+        """Return the running node's runtime; None if it is stopped or disabled."""
+        runtime = self.runtime
+        if runtime is None:
+            node = self.node
+            if self._counted is not node:
+                self._counted = node
+                node.count(self.tally)
+            self.runtime = runtime = node.attach(self)
+        return runtime
+
+    def rebind(self) -> None:
+        """Look for the node's runtime anew at the next use."""
+        self.runtime = None
+
+    def register(self, loader: Loader) -> None:
+        """Let peers have *loader* run in this process, once the node runs."""
+        if self._home is None:
+            default.register(loader)
+        elif isinstance(self._home, Node):
+            self._home.register(loader)
+
+    # --- reading -----------------------------------------------------------------
+
+    def near(self, runtime: Runtime | None, key: object) -> Any:
+        """Return what this process holds decoded, or MISSING."""
+        if runtime is None:
+            return MISSING
+        found = runtime.near.get((self.id, self.near_key(key)), monotonic())
+        if found is not MISSING:
+            self.tally.near()
+        return found
+
+    def near_key(self, key: object) -> object:
+        """Return what stands for *key* in the near cache of this region."""
+        return key if type(key) in _PLAIN else encode_key(key)
+
+    def host(self, runtime: Runtime, near_key: object, full: bytes, hashed: int) -> Any:
+        """Return what this node's own range holds, decoded, or MISSING."""
+        engine = runtime.engine
+        stamp = engine.ranges.stamp(hashed)
+        entry = engine.store.get(full, hashed, monotonic())
+        if entry is None:
+            return MISSING
+        value = self._decode(entry.value)
+        if value is not MISSING:
+            self._keep(runtime, near_key, value, entry.expires, stamp, entry.value)
+            self.tally.host()
+        return value
+
+    def take(self, runtime: Runtime, near_key: object, got: Got) -> Any:
+        """Decode, count and keep near what the engine found, or return MISSING."""
+        value = self._decode(got.value)
+        if value is not MISSING:
+            self._keep(runtime, near_key, value, got.expires, got.stamp, got.value)
+            self.tally.at(got.tier.value)
+        return value
+
+    def _decode(self, data: bytes) -> Any:
+        # Another version of the application may have stored it, with another codec.
+        try:
+            return self.codec.decode(data)
+        except SerializationError:
+            return MISSING
+
+    def _keep(
+        self,
+        runtime: Runtime,
+        near_key: object,
+        value: object,
+        expires: float,
+        stamp: Stamp | None,
+        encoded: bytes,
+    ) -> None:
+        if stamp is None:
+            return
+        most = runtime.config.near_ttl
+        near_ttl = most if self.near_ttl is None else min(self.near_ttl, most)
+        if near_ttl > 0:
+            now = monotonic()
+            runtime.near.put(
+                (self.id, near_key),
+                value,
+                expires=min(expires, now + near_ttl),
+                stamp=stamp,
+                weight=len(encoded),
+                now=now,
+            )
+
+    def get(self, runtime: Runtime | None, key: object, missing: Any) -> Steps[Any]:
+        """Return the value of *key*, else *missing*."""
+        full, hashed = self.full(runtime, key)
+        value = MISSING
+        if runtime is not None:
+            near_key = self.near_key(key)
+            value = self.host(runtime, near_key, full, hashed)
+            if value is not MISSING:
+                return value
+            answer: Answer = yield GetKeys(((full, hashed),))
+            got = _found(answer, 1)[0]
+            value = MISSING if got is None else self.take(runtime, near_key, got)
+        if value is MISSING:
+            self.tally.miss()
+            return missing
+        return value
+
+    def get_many(
+        self, runtime: Runtime | None, keys: Sequence[object]
+    ) -> Steps[dict[Any, Any]]:
+        """Return the values of those of *keys* that are stored, by key."""
+        values: dict[Any, Any] = {}
+        asked: list[tuple[object, tuple[bytes, int]]] = []
+        for key in keys:
+            full = self.full(runtime, key)
+            found = self.near(runtime, key)
+            if found is MISSING and runtime is not None:
+                found = self.host(runtime, self.near_key(key), *full)
+            if found is MISSING:
+                asked.append((key, full))
+            else:
+                values[key] = found
+        if asked and runtime is not None:
+            answer: Answer = yield GetKeys(tuple(full for _, full in asked))
+            for (key, _), got in zip(asked, _found(answer, len(asked)), strict=True):
+                if got is not None:
+                    found = self.take(runtime, self.near_key(key), got)
+                    if found is not MISSING:
+                        values[key] = found
+        for key in keys:
+            if key not in values:
+                self.tally.miss()
+        return {key: values[key] for key in keys if key in values}
+
+    def contains(self, runtime: Runtime | None, key: object) -> Steps[bool]:
+        """Return whether something is stored under *key*."""
+        full = self.full(runtime, key)
+        if runtime is None:
+            return False
+        answer: Answer = yield GetKeys((full,))
+        return _found(answer, 1)[0] is not None
+
+    # --- loading -----------------------------------------------------------------
+
+    def fill(
+        self,
+        runtime: Runtime | None,
+        near_key: object,
+        op: LoadKey,
+        loader: Callable[[], Any],
+        ttl: Ttl,
+        errors: Mapping[str, type[Exception]],
+    ) -> Steps[Any]:
+        """Answer from the host, the owner or a load.
+
+        Args:
+            runtime: of the node.
+            near_key: under which the value is kept near.
+            op: what to ask the engine; a timeout of 0 is the node's setting.
+            loader: run here if this caller is the one to load.
+            ttl: for what it brings.
+            errors: classes of errors raised elsewhere that may be raised here.
+
+        Raises:
+            LoadError, LoadTimeout, RecursiveLoad: see `Cache.get_or_load`.
+        """
+        ttl_ms = self.ttl_ms(ttl)
+        self._check_circle(op)
+        chain = (*op.chain, op.hashed)
+        if runtime is None:
+            alone = RunHere(loader, chain, op.timeout or ALONE_TIMEOUT)
+            return (yield from self._run_alone(alone))
+        found = self.host(runtime, near_key, op.key, op.hashed)
+        if found is not MISSING:
+            return found
+        timeout = op.timeout or runtime.config.load_timeout
+        step = RunHere(loader, chain, timeout)
+        answer: Answer = yield op._replace(timeout=timeout)
+        match answer.outcome:
+            case Got() as got:
+                value = self.take(runtime, near_key, got)
+                if value is not MISSING:
+                    return value
+            case Granted():
+                granted = self._run_granted(runtime, near_key, answer, step, ttl_ms)
+                return (yield from granted)
+            case Raised(failure):
+                raise error_of(failure, errors)
+            case TimedOut():
+                raise LoadTimeout(
+                    "LoadTimeout",
+                    f"no value for {op.key!r:.200} within {timeout} s; the loader may "
+                    "still be running; raise load_timeout= if it needs so long",
+                )
+        # Nobody could answer, or what came cannot be read: this caller loads alone.
+        return (yield from self._run_alone(step))
+
+    def _check_circle(self, op: LoadKey) -> None:
+        if op.hashed in op.chain or len(op.chain) >= MAX_DEPTH:
+            raise RecursiveLoad(
+                "RecursiveLoad",
+                f"a loader of {self.name!r} asked for the key it is loading, "
+                f"{op.key!r:.200}, and would wait for itself; have it compute the "
+                "value without asking the cache for the same key",
+            )
+
+    def _run_alone(self, step: RunHere) -> Steps[Any]:
+        """Run the loader for this caller only; nothing is stored."""
+        self.tally.load()
+        value = yield step
+        self.tally.local()
+        return value
+
+    def _run_granted(
+        self,
+        runtime: Runtime,
+        near_key: object,
+        answer: Answer,
+        step: RunHere,
+        ttl_ms: int,
+    ) -> Steps[Any]:
+        """Run the loader under the lease that was granted, and hand in its value."""
+        granted = answer.outcome
+        assert isinstance(granted, Granted)
+        self.tally.load()
+        try:
+            value = yield step
+            encoded = self.codec.encode(value)
+        except BaseException as error:
+            # A raised error is the answer to all who wait. A caller that was stopped
+            # (cancelled, interrupted, out of time) has none, and the next one loads.
+            answers = isinstance(error, Exception) and not isinstance(
+                error, LoadTimeout
+            )
+            failure = failure_of(error) if answers else None
+            runtime.tell(Drop(granted.lease, answer.ticket, failure))
+            raise
+        self.tally.at(granted.tier.value)
+        if len(encoded) > runtime.config.max_value_bytes:
+            # It cannot be shared, so whoever waits has to load it too.
+            runtime.tell(Drop(granted.lease, answer.ticket, None))
+            return value
+        runtime.tell(Deliver(granted.lease, encoded, ttl_ms))
+        if ttl_ms:
+            expires = NEVER if ttl_ms < 0 else monotonic() + ttl_ms / 1000
+            self._keep(runtime, near_key, value, expires, granted.stamp, encoded)
+        return value
+
+    # --- writing -----------------------------------------------------------------
+
+    def write(
+        self, runtime: Runtime | None, verb: Verb, items: Sequence[Item]
+    ) -> Steps[tuple[WriteResult | Unreached, ...]]:
+        """Do one write of each item; return how each went, in order.
+
+        Raises:
+            NodeClosed: the node does not run.
+        """
+        if runtime is None:
+            raise self._not_running(verb.name.lower())
+        hashed = tuple((item, key_hash(item.key)) for item in items)
+        answer: Answer = yield WriteKeys(verb, hashed)
+        return _results(answer, len(items))
+
+    def write_one(
+        self, runtime: Runtime | None, verb: Verb, item: Item
+    ) -> Steps[WriteResult]:
+        """Do one write of one item, or raise what kept it from being done."""
+        results = yield from self.write(runtime, verb, [item])
+        return self.checked(item, results[0])
+
+    def clear(self, runtime: Runtime | None, part: str = "") -> Steps[None]:
+        """Forget the region, or a part of it that is one memoized function's.
+
+        Raises:
+            PeerUnavailable, PeerTimeout: some member was not reached.
+        """
+        if runtime is None:
+            raise self._not_running("clear")
+        answer: Answer = yield ClearCache(self.name + part)
+        results = _results(answer, 1)
+        unreached = [r for r in results if isinstance(r, Unreached)]
+        if unreached:
+            where = ", ".join(r.address for r in unreached)
+            raise _unreached(f"clear of {self.name!r} at {where}", unreached[0])
+
+    def _not_running(self, what: str) -> NodeClosed:
+        return NodeClosed(f"{what} in {self.name!r}: {self.node!r} does not run")
+
+    def checked(self, item: Item, result: WriteResult | Unreached) -> WriteResult:
+        """Return *result*, or raise what kept the write from being done."""
+        if isinstance(result, Unreached):
+            raise _unreached(f"{item.key!r:.200}", result)
+        if result.status is Status.TOO_LARGE:
+            raise ValueTooLarge(
+                f"the value of {item.key!r:.200} takes {len(item.value)} bytes, over "
+                "its owner's max_value_bytes; raise that, or store less under one key"
+            )
+        if result.status is Status.NOT_A_NUMBER:
+            raise NotANumber(
+                f"{item.key!r:.200} holds something that is no integer; "
+                "delete it, or count under another key"
+            )
+        return result
+
+    # --- keys, values, times -----------------------------------------------------
+
+    def full(self, runtime: Runtime | None, key: object) -> tuple[bytes, int]:
+        """Return the key as the cluster knows it, and its hash.
+
+        Raises:
+            KeyRefused: it has no stable encoding.
+            ValueTooLarge: it is over `max_key_bytes`.
+        """
+        return self.checked_key(runtime, self._prefix + encode_key(key))
+
+    def checked_key(self, runtime: Runtime | None, full: bytes) -> tuple[bytes, int]:
+        """Return *full* and its hash, unless it is over the limit."""
+        limit = MAX_KEY if runtime is None else runtime.config.max_key_bytes
+        if len(full) > limit:
+            raise ValueTooLarge(
+                f"a key of {len(full)} bytes, {full!r:.60}..., is over max_key_bytes="
+                f"{limit}; raise that, or use a digest as key"
+            )
+        return full, key_hash(full)
+
+    def item(
+        self, runtime: Runtime | None, key: object, value: bytes, ttl_ms: int
+    ) -> Item:
+        """Return what a write of *key* sends, unless it is over a limit."""
+        full, _ = self.full(runtime, key)
+        return self.checked_item(runtime, Item(full, value, ttl_ms, 0))
+
+    def checked_item(self, runtime: Runtime | None, item: Item) -> Item:
+        """Return *item*, unless its value is over `max_value_bytes`."""
+        if runtime is None or len(item.value) <= runtime.config.max_value_bytes:
+            return item
+        raise ValueTooLarge(
+            f"the value of {item.key!r:.200} takes {len(item.value)} bytes, over "
+            f"max_value_bytes={runtime.config.max_value_bytes}; raise that, or store "
+            "less under one key"
+        )
+
+    def ttl_ms(self, ttl: Ttl) -> int:
+        """Return a ttl in the wire's milliseconds, with the region's jitter taken off.
+
+        Raises:
+            ConfigError: it is negative, or no number.
+        """
+        seconds = self.ttl if isinstance(ttl, Unset) else checked_ttl(ttl, "ttl")
+        if seconds is None:
+            return NO_EXPIRY
+        if seconds == 0:
+            return 0
+        less = self._random.random() * self.jitter
+        return max(1, int(seconds * (1 - less) * 1000))
+
+
+def checked_ttl(ttl: object, what: str) -> float | None:
+    """Return a time to live in seconds, or None for ever.
+
+    Raises:
+        ConfigError: it is negative, not finite, over ten years, or no number.
+    """
+    if ttl is None:
+        return None
+    if isinstance(ttl, bool) or not isinstance(ttl, int | float):
+        raise ConfigError(f"{what}={ttl!r} is no number of seconds; None is for ever")
+    if not 0 <= ttl <= MAX_TTL:
+        raise ConfigError(f"{what}={ttl!r} is not in 0 to {MAX_TTL:g} seconds")
+    return float(ttl)
+
+
+def _found(answer: Answer, length: int) -> tuple[Got | None, ...]:
+    """Return what was found; nothing, if the node could not answer."""
+    if isinstance(answer.outcome, Results):
+        return answer.outcome.found
+    return (None,) * length
+
+
+def _results(answer: Answer, length: int) -> tuple[WriteResult | Unreached, ...]:
+    if isinstance(answer.outcome, WriteResults):
+        return answer.outcome.results
+    # The node stopped, or too much waits: it may have been done or not.
+    return (Unreached("", unknown=True),) * length
+
+
+def _unreached(what: str, result: Unreached) -> PeerUnavailable:
+    where = result.address or "its owner"
+    if result.unknown:
+        return PeerTimeout(
+            f"{what}: {where} did not answer, so the write may or may not have been "
+            "done; read it back, or write again"
+        )
+    return PeerUnavailable(
+        f"{what}: {where} cannot be reached, so the write was not done; "
+        "write again once the cluster has settled"
+    )

@@ -1,0 +1,129 @@
+"""One way to write an operation, two ways to run it.
+
+An operation of the facade is a generator. It yields what it needs done, an operation
+for the engine or a loader to run, and is sent what came of it. `run` does these steps
+by waiting, `arun` by awaiting, and neither knows what the operation is about; so the
+sync and the async face cannot differ.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Generator
+from inspect import isawaitable, iscoroutinefunction
+from typing import Any, NamedTuple, TypeAlias, TypeVar
+
+from meshcache.engine.ops import Asked, Outcome
+from meshcache.errors import LoadTimeout
+from meshcache.runtime.chain import loading
+from meshcache.runtime.runtime import Runtime
+from meshcache.runtime.tickets import Ticket
+
+__all__ = ["Answer", "RunHere", "Step", "Steps", "arun", "run"]
+
+Result = TypeVar("Result")
+
+
+class Answer(NamedTuple):
+    """What came of an operation, and the ticket it was asked with."""
+
+    ticket: Ticket
+    outcome: Outcome
+
+
+class RunHere(NamedTuple):
+    """Run *loader* in the caller's own context, as the load of the chain's last key.
+
+    An awaitable that takes longer than *timeout* seconds is cancelled; a plain
+    function cannot be.
+    """
+
+    loader: Callable[[], Any]
+    chain: tuple[int, ...]
+    timeout: float
+
+
+Step: TypeAlias = Asked | RunHere
+Steps: TypeAlias = Generator[Step, Any, Result]
+
+
+def run(runtime: Runtime | None, steps: Steps[Result]) -> Result:
+    """Do *steps* on the calling thread.
+
+    Raises:
+        TypeError: a loader turned out to be asynchronous.
+    """
+    try:
+        step = next(steps)
+        while True:
+            try:
+                answer = _do(runtime, step)
+            except BaseException as error:  # noqa: BLE001 - the operation decides
+                step = steps.throw(error)
+            else:
+                step = steps.send(answer)
+    except StopIteration as done:
+        result: Result = done.value
+        return result
+
+
+def _do(runtime: Runtime | None, step: Step) -> Any:
+    if isinstance(step, RunHere):
+        if iscoroutinefunction(step.loader):
+            raise TypeError(
+                f"{step.loader!r} is async; await the a-prefixed twin of this call"
+            )
+        with loading(step.chain):
+            return step.loader()
+    assert runtime is not None
+    return Answer(*runtime.ask(step))
+
+
+async def arun(runtime: Runtime | None, steps: Steps[Result]) -> Result:
+    """Do *steps* on the running loop."""
+    try:
+        step = next(steps)
+        while True:
+            try:
+                answer = await _ado(runtime, step)
+            except BaseException as error:  # noqa: BLE001 - the operation decides
+                step = steps.throw(error)
+            else:
+                step = steps.send(answer)
+    except StopIteration as done:
+        result: Result = done.value
+        return result
+
+
+async def _ado(runtime: Runtime | None, step: Step) -> Any:
+    if isinstance(step, RunHere):
+        with loading(step.chain):
+            return await _load_within(step)
+    assert runtime is not None
+    return Answer(*await runtime.aask(step))
+
+
+async def _load_within(step: RunHere) -> Any:
+    try:
+        async with asyncio.timeout(step.timeout) as limit:
+            return await _load(step.loader)
+    except TimeoutError:
+        if not limit.expired():
+            raise
+        raise LoadTimeout(
+            "LoadTimeout",
+            f"{step.loader!r} took longer than {step.timeout} s and was cancelled; "
+            "raise load_timeout= if it needs so long",
+        ) from None
+
+
+async def _load(loader: Callable[[], Any]) -> Any:
+    if iscoroutinefunction(loader):
+        return await loader()
+    # A plain function may block, so it does so elsewhere, in the caller's context.
+    # What it returns may still be for us to await: `lambda: fetch(key)`.
+    value = await asyncio.to_thread(loader)
+    if isawaitable(value):
+        awaitable: Awaitable[Any] = value
+        return await awaitable
+    return value

@@ -1,0 +1,294 @@
+"""A network in memory, under virtual time and as bad as it is told to be.
+
+It carries what a real one would: encoded frames, between addresses it knows nothing
+about. Like TCP it keeps the order of a connection, holds what a stopped process does
+not read, and tells a sender whose connection was refused or reset. Unlike TCP it can
+lose, repeat and reorder, which is what reconnects amount to. Everything random comes
+from one generator, so that a seed replays a run.
+
+An *owner* is a process: it has one or more addresses and a codec, and lives until it
+crashes. Time is what the caller says it is; nothing here waits.
+"""
+
+from __future__ import annotations
+
+import random
+from collections import Counter, deque
+from dataclasses import dataclass, field
+from heapq import heappop, heappush
+from typing import Final, NamedTuple, TypeAlias, cast, final
+
+from xxhash import xxh3_64
+
+from meshcache.codec.frames import FrameCodec
+from meshcache.codec.mail import Route
+from meshcache.codec.messages import Message
+from meshcache.errors import RemoteProtocolError
+
+__all__ = ["Arrival", "Conditions", "Lost", "MemoryNetwork", "Traffic", "Way"]
+
+HELD_MAX: Final = 10_000
+"""Frames kept for one process that does not read, or one cut connection."""
+
+
+@dataclass(frozen=True, slots=True)
+class Conditions:
+    """How a connection behaves. Times in seconds, chances between 0 and 1.
+
+    Attributes:
+        delay: the least time a frame takes.
+        jitter: up to so much more, at random; order is kept all the same.
+        loss: the chance that a frame is lost without a word.
+        duplicate: the chance that a frame arrives twice.
+        reorder: the chance that a frame arrives out of its order, up to `straggle`
+            late.
+        straggle: see `reorder`.
+    """
+
+    delay: float = 0.0002
+    jitter: float = 0.0003
+    loss: float = 0.0
+    duplicate: float = 0.0
+    reorder: float = 0.0
+    straggle: float = 0.5
+
+
+class Arrival(NamedTuple):
+    """A message has come to *owner*; answers go along *route*."""
+
+    owner: str
+    message: Message
+    route: Route
+
+
+class Lost(NamedTuple):
+    """The connection of *owner* to *address* was refused or reset."""
+
+    owner: str
+    address: str
+
+
+Event: TypeAlias = Arrival | Lost
+
+
+class Way(NamedTuple):
+    """The route back to one process; a later one of the same name is not meant."""
+
+    owner: str
+    life: int
+
+
+class _Frame(NamedTuple):
+    to: Way
+    sender: Way
+    data: bytes
+
+
+@final
+@dataclass(slots=True)
+class Traffic:
+    """What one process has sent, by kind of message."""
+
+    messages: Counter[str] = field(default_factory=Counter)
+    octets: Counter[str] = field(default_factory=Counter)
+
+
+@final
+class MemoryNetwork:
+    """Frames between processes. Confined to the thread that drives the simulation."""
+
+    def __init__(
+        self, rng: random.Random, conditions: Conditions | None = None
+    ) -> None:
+        self.conditions = conditions or Conditions()
+        self.traffic: dict[str, Traffic] = {}
+        self.lost = 0
+        self.held_back = 0
+        self.refused: Counter[str] = Counter()
+        self._rng = rng
+        self._special: dict[tuple[str, str], Conditions] = {}
+        self._codecs: dict[str, FrameCodec] = {}
+        self._lives: dict[str, int] = {}
+        self._listening: dict[str, str] = {}
+        self._dark: dict[str, str] = {}
+        self._connected: dict[str, dict[str, None]] = {}
+        self._latest: dict[tuple[str, str], float] = {}
+        self._paused: dict[str, deque[_Frame]] = {}
+        self._cut: dict[tuple[str, str], bool] = {}
+        self._behind_cut: dict[tuple[str, str], deque[_Frame]] = {}
+        self._flying: list[tuple[float, int, _Frame | Lost]] = []
+        self._order = 0
+        self._transcript = xxh3_64()
+
+    # --- processes --------------------------------------------------------------
+
+    def attach(self, owner: str, codec: FrameCodec, *addresses: str) -> None:
+        """Let a process live, listening at *addresses*."""
+        assert owner not in self._codecs
+        self._codecs[owner] = codec
+        self._lives[owner] = self._lives.get(owner, 0) + 1
+        self.traffic.setdefault(owner, Traffic())
+        for address in addresses:
+            assert address not in self._listening
+            self._listening[address] = owner
+            self._dark.pop(address, None)
+
+    def crash(self, owner: str, now: float, *, silent: bool = False) -> None:
+        """Let a process die. What is on its way to it is lost.
+
+        The kernel resets its connections and refuses new ones; *silent* is the loss of
+        the whole host, which nobody is told of.
+        """
+        del self._codecs[owner]
+        self._paused.pop(owner, None)
+        for address in [a for a, who in self._listening.items() if who == owner]:
+            del self._listening[address]
+            peers = self._connected.pop(address, {})
+            if silent:
+                self._dark[address] = owner
+                continue
+            for peer in peers:
+                self._report_lost(peer, owner, address, now)
+        for peers in self._connected.values():
+            peers.pop(owner, None)
+
+    def pause(self, owner: str) -> None:
+        """Let a process stop reading, as under SIGSTOP; what comes waits for it."""
+        self._paused.setdefault(owner, deque(maxlen=HELD_MAX))
+
+    def resume(self, owner: str, now: float) -> None:
+        """Let a process read again, first of all what has waited."""
+        for frame in self._paused.pop(owner, ()):
+            self._push(now, frame)
+
+    # --- the state of the lines -------------------------------------------------
+
+    def between(self, source: str, target: str, conditions: Conditions) -> None:
+        """Set how frames from one process to another travel; one direction only."""
+        self._special[source, target] = conditions
+
+    def cut(self, source: str, target: str, *, hold: bool = False) -> None:
+        """Let nothing through from one process to another; one direction only.
+
+        *hold* keeps the frames and delivers them after `heal`, as TCP does when the
+        line is back before it has given up.
+        """
+        self._cut[source, target] = hold
+
+    def heal(self, now: float) -> None:
+        """Mend every line."""
+        self._cut.clear()
+        held, self._behind_cut = self._behind_cut, {}
+        for frames in held.values():
+            for frame in frames:
+                self._push(now, frame)
+
+    # --- sending ----------------------------------------------------------------
+
+    def send(self, owner: str, address: str, message: Message, now: float) -> None:
+        """Send a message to whoever listens at *address*."""
+        frame = self._encode(owner, message)
+        target = self._listening.get(address)
+        if target is None:
+            if address in self._dark:
+                self.lost += 1
+            else:
+                self._report_lost(owner, address, address, now)
+            return
+        self._connected.setdefault(address, {})[owner] = None
+        self._carry(owner, target, address, frame, now)
+
+    def reply(self, owner: str, route: Route, message: Message, now: float) -> None:
+        """Send a message back along the way another came."""
+        way = cast("Way", route)
+        frame = self._encode(owner, message)
+        if way.owner in self._codecs and self._lives[way.owner] == way.life:
+            self._carry(owner, way.owner, way.owner, frame, now)
+        else:
+            self.lost += 1
+
+    # --- arriving ---------------------------------------------------------------
+
+    def deadline(self) -> float | None:
+        """Return when the next frame arrives."""
+        return self._flying[0][0] if self._flying else None
+
+    def deliver(self, now: float) -> Event | None:
+        """Return the next event due by *now*, or None where a frame came to nothing."""
+        if not self._flying or self._flying[0][0] > now:
+            return None
+        _, _, flying = heappop(self._flying)
+        if isinstance(flying, Lost):
+            return flying if flying.owner in self._codecs else None
+        owner, life = flying.to
+        codec = self._codecs.get(owner)
+        if codec is None or self._lives[owner] != life:
+            self.lost += 1
+            return None
+        if owner in self._paused:
+            self.held_back += 1
+            self._paused[owner].append(flying)
+            return None
+        self._transcript.update(flying.data)
+        self._transcript.update(f"{now!r} {owner}".encode())
+        try:
+            return Arrival(owner, codec.decode(flying.data), flying.sender)
+        except RemoteProtocolError as error:
+            self.refused[error.reason] += 1
+            return None
+
+    @property
+    def transcript(self) -> str:
+        """A hash of all that has arrived, when and where."""
+        return self._transcript.hexdigest()
+
+    # --- inside -----------------------------------------------------------------
+
+    def _encode(self, owner: str, message: Message) -> bytes:
+        frame = self._codecs[owner].encode(message)
+        kind = type(message).__name__
+        traffic = self.traffic[owner]
+        traffic.messages[kind] += 1
+        traffic.octets[kind] += len(frame)
+        return frame
+
+    def _carry(
+        self, source: str, target: str, line: str, data: bytes, now: float
+    ) -> None:
+        pair = (source, target)
+        frame = _Frame(
+            Way(target, self._lives[target]), Way(source, self._lives[source]), data
+        )
+        if self._cut and pair in self._cut:
+            self._stop(pair, frame)
+            return
+        how = self._special.get(pair, self.conditions)
+        if how.loss and self._rng.random() < how.loss:
+            self.lost += 1
+            return
+        self._push(self._arrival(how, source, line, now), frame)
+        if how.duplicate and self._rng.random() < how.duplicate:
+            self._push(self._arrival(how, source, line, now), frame)
+
+    def _stop(self, pair: tuple[str, str], frame: _Frame) -> None:
+        if self._cut[pair]:
+            self._behind_cut.setdefault(pair, deque(maxlen=HELD_MAX)).append(frame)
+        else:
+            self.lost += 1
+
+    def _arrival(self, how: Conditions, source: str, line: str, now: float) -> float:
+        at = now + how.delay + how.jitter * self._rng.random()
+        if how.reorder and self._rng.random() < how.reorder:
+            return at + how.straggle * self._rng.random()
+        at = max(at, self._latest.get((source, line), at))
+        self._latest[source, line] = at
+        return at
+
+    def _report_lost(self, owner: str, target: str, address: str, now: float) -> None:
+        how = self._special.get((owner, target), self.conditions)
+        if (target, owner) not in self._cut:
+            self._push(now + how.delay, Lost(owner, address))
+
+    def _push(self, at: float, flying: _Frame | Lost) -> None:
+        self._order += 1
+        heappush(self._flying, (at, self._order, flying))

@@ -1,0 +1,497 @@
+"""ZeroMQ: the sockets of one node and everything that is to be known about them.
+
+Two ROUTERs listen, one for each plane. To every peer this node writes to goes one
+DEALER per plane (the harmony pattern, zguide chapter 8). A request goes out by the
+DEALER and its answer comes back on it; a ROUTER is written to only to answer.
+
+What the options are for, each measured or suffered by somebody:
+
+    LINGER 0            exit does not wait for peers that are gone
+    IMMEDIATE 1         nothing queues for a peer that is not connected; what waits for
+                        the first handshake waits here, bounded and with an age
+    ROUTER_MANDATORY 1  an answer to nobody is an error to count, not a silence
+    MAXMSGSIZE          a frame over the plane's limit ends the connection
+    HEARTBEAT_*         a host that vanished is noticed by libzmq's own thread; that
+                        proves the host, never the application, so SWIM still asks
+    no routing ids      CONNECT_ROUTING_ID and a forged identity abort the process
+    one frame each      the number of parts is not limited by any option
+
+A monitor on every DEALER tells when its connection is refused or breaks; membership
+takes that as a reason to probe, at once.
+
+Confined to the driver thread, except `wake`.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import socket
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass, field, fields
+from typing import Final, NamedTuple, TypeAlias, final
+
+import zmq
+from zmq.utils.monitor import recv_monitor_message
+
+from meshcache.clock import monotonic
+from meshcache.codec.mail import Route
+from meshcache.config import Address, Config
+from meshcache.config.address import parse
+from meshcache.errors import ConfigError
+from meshcache.transport.security import Curve, Doorman
+
+__all__ = ["Arrival", "Plane", "Traffic", "ZmqTransport"]
+
+Socket: TypeAlias = "zmq.Socket[bytes]"
+
+OUTBOX: Final = 64
+"""Frames that wait for a link's first connection."""
+
+OUTBOX_AGE: Final = 1.0
+"""Seconds after which a frame that could not be sent is not worth sending."""
+
+LINK_IDLE: Final = 120.0
+"""Seconds without traffic after which a link is closed, to be opened on demand."""
+
+FRAMES_PER_TURN: Final = 256
+"""Frames taken from one socket before the others, and the engine, have their turn."""
+
+DATA_OVERHEAD: Final = 1 << 20
+_BROKEN: Final = zmq.EVENT_DISCONNECTED | zmq.EVENT_CLOSED
+_MADE: Final = zmq.EVENT_HANDSHAKE_SUCCEEDED
+_REFUSED: Final = (
+    zmq.EVENT_HANDSHAKE_FAILED_AUTH
+    | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL
+    | zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL
+)
+
+_log = logging.getLogger("meshcache.transport")
+
+
+class Plane(NamedTuple):
+    """One of the two: its name, its queue length and its largest frame."""
+
+    name: str
+    hwm: int
+    max_frame: int
+
+
+class Arrival(NamedTuple):
+    """A frame, the way back to its sender, and whether it came to a listener."""
+
+    frame: bytes
+    route: Route
+    inbound: bool
+
+
+class _Way(NamedTuple):
+    """A route: a listener and the identity of a connection to it."""
+
+    plane: str
+    identity: bytes
+
+
+@final
+@dataclass(slots=True)
+class Traffic:
+    """What the transport counts."""
+
+    frames_sent: int = 0
+    frames_received: int = 0
+    bytes_sent: int = 0
+    bytes_received: int = 0
+    dropped_full: int = 0  # frames for a peer that takes no more
+    dropped_stale: int = 0  # frames that waited too long for a connection
+    dropped_large: int = 0  # frames over the plane's limit, not sent
+    unroutable: int = 0  # answers whose connection is gone
+    malformed: int = 0  # multipart messages, dropped
+    refused_keys: int = 0  # connections without the cluster's secret
+
+    def as_dict(self) -> dict[str, int]:
+        """Return all counters by name."""
+        return {f.name: getattr(self, f.name) for f in fields(self)}
+
+
+@final
+@dataclass(slots=True, eq=False)
+class _Link:
+    """This node's connection to one address."""
+
+    address: str
+    socket: Socket
+    monitor: Socket
+    plane: Plane
+    used: float
+    told: bool = False  # the loss of this connection has been reported
+    outbox: deque[tuple[float, bytes]] = field(default_factory=deque)
+
+
+@final
+class ZmqTransport:
+    """The sockets of one node. See the module for the rules they follow."""
+
+    def __init__(self, config: Config) -> None:
+        self._config = config
+        self.control = Plane("control", config.control_hwm, config.max_control_frame)
+        largest = max(config.max_value_bytes, config.max_batch_bytes)
+        self.data = Plane("data", config.data_hwm, 2 * largest + DATA_OVERHEAD)
+        self.traffic = Traffic()
+        self.ports: set[int] = set()
+        self._links: dict[str, _Link] = {}
+        self._lost: list[str] = []
+        self._dead_routes: list[Route] = []
+        self._context: zmq.Context[Socket] = zmq.Context()
+        self._poller = zmq.Poller()
+        self._listeners: dict[str, Socket] = {}
+        self._doorman: Doorman | None = None
+        self._curve = None if config.secret is None else Curve(config.secret)
+        self._waker, self._wake_fd = _waker()
+        self._poller.register(self._waker, zmq.POLLIN)
+        self._ready: dict[object, int] = {}
+        self._swept = monotonic()
+
+    # --- opening and closing -----------------------------------------------------
+
+    def open(self) -> tuple[str, str]:
+        """Listen on both planes and return the addresses that peers shall use.
+
+        Raises:
+            ConfigError: an address cannot be listened on; nothing is left open.
+        """
+        if self._curve is not None:
+            self._doorman = Doorman(self._context, self._curve)
+            self._poller.register(self._doorman.socket, zmq.POLLIN)
+        bind = self._config.bind_address
+        control = self._listen(self.control, bind.host, bind.port)
+        data = self._listen(self.data, bind.host, self._config.data_port)
+        self.ports = {control, data}
+        host, port = self._advertised(bind)
+        return str(Address(host, port or control)), str(Address(host, data))
+
+    def _advertised(self, bind: Address) -> Address:
+        """Return what peers shall connect to; port 0 is the one listened on."""
+        if self._config.advertise is not None:
+            return parse(self._config.advertise, default_port=0)
+        return Address(_default_route() if bind.wildcard else bind.host, 0)
+
+    def _listen(self, plane: Plane, host: str, port: int) -> int:
+        listener: Socket = self._context.socket(zmq.ROUTER)
+        self._limit(listener, plane)
+        listener.setsockopt(zmq.ROUTER_MANDATORY, 1)
+        listener.setsockopt(zmq.ROUTER_HANDOVER, 1)
+        listener.setsockopt(zmq.BACKLOG, 512)
+        if self._curve is not None:
+            self._curve.guard(listener)
+        if port and not _bind(listener, host, port):
+            # Several workers of one host share their settings. The first has the
+            # port that others know as a seed; the rest are found through gossip.
+            _log.warning("port %d of %s is taken: using a free one", port, host)
+            port = 0
+        if not port and not _bind(listener, host, 0):
+            raise ConfigError(
+                f"bind={host!r} cannot be listened on: it is no address of this "
+                "machine; use 127.0.0.1 for one host or 0.0.0.0 for a network"
+            )
+        self._listeners[plane.name] = listener
+        self._poller.register(listener, zmq.POLLIN)
+        endpoint = listener.getsockopt(zmq.LAST_ENDPOINT)
+        assert isinstance(endpoint, bytes)
+        return int(endpoint.rstrip(b"\0").rpartition(b":")[2])
+
+    def _limit(self, any_socket: Socket, plane: Plane) -> None:
+        """Set what every socket of a plane has in common, before it is used."""
+        config = self._config
+        for option, value in (
+            (zmq.LINGER, 0),
+            (zmq.SNDHWM, plane.hwm),
+            (zmq.RCVHWM, plane.hwm),
+            (zmq.MAXMSGSIZE, plane.max_frame),
+            (zmq.HEARTBEAT_IVL, int(config.heartbeat_interval * 1000)),
+            (zmq.HEARTBEAT_TIMEOUT, int(config.heartbeat_timeout * 1000)),
+            (zmq.HANDSHAKE_IVL, int(config.handshake_timeout * 1000)),
+            (zmq.IPV6, 1),
+        ):
+            any_socket.setsockopt(option, value)
+
+    def addresses(self) -> set[str]:
+        """Return the addresses that links go to. Safe in a forked child."""
+        return set(self._links)
+
+    def close(self) -> None:
+        """Close every socket and the context. Never waits for a peer."""
+        for link in list(self._links.values()):
+            self._close_link(link)
+        for listener in self._listeners.values():
+            listener.close(0)
+        if self._doorman is not None:
+            self._doorman.socket.close(0)
+        self._context.destroy(0)
+        os.close(self._waker)
+        if self._wake_fd != self._waker:
+            os.close(self._wake_fd)
+
+    # --- waiting -----------------------------------------------------------------
+
+    def wake(self) -> None:
+        """End the current `poll`, or the next. Thread-safe."""
+        os.write(self._wake_fd, b"\1\0\0\0\0\0\0\0")
+
+    def poll(self, timeout: float | None) -> None:
+        """Wait until something arrives, `wake` is called or *timeout* seconds pass."""
+        wait_ms = None if timeout is None else max(0, int(timeout * 1000) + 1)
+        if timeout is not None and timeout <= 0:
+            wait_ms = 0
+        self._ready = dict(self._poller.poll(wait_ms))
+        if self._waker in self._ready:
+            _drain(self._waker)
+
+    def receive(self) -> Iterator[Arrival]:
+        """Yield what has arrived, a bounded number from each socket."""
+        ready = self._ready
+        if self._doorman is not None and self._doorman.socket in ready:
+            self._doorman.answer()
+            self.traffic.refused_keys = self._doorman.refused
+        for name, listener in self._listeners.items():
+            if listener in ready:
+                yield from self._receive_inbound(name, listener)
+        for link in list(self._links.values()):
+            if link.monitor in ready:
+                self._read_monitor(link)
+            events = ready.get(link.socket, 0)
+            if events & zmq.POLLOUT:
+                self._flush(link)
+            if events & zmq.POLLIN:
+                yield from self._receive_answers(link)
+
+    def _receive_inbound(self, name: str, listener: Socket) -> Iterator[Arrival]:
+        for _ in range(FRAMES_PER_TURN):
+            try:
+                identity = listener.recv(zmq.NOBLOCK)
+            except zmq.Again:
+                return
+            frame = self._only_part(listener)
+            if frame is not None:
+                yield Arrival(frame, _Way(name, identity), inbound=True)
+
+    def _receive_answers(self, link: _Link) -> Iterator[Arrival]:
+        for _ in range(FRAMES_PER_TURN):
+            try:
+                frame = link.socket.recv(zmq.NOBLOCK)
+            except zmq.Again:
+                return
+            if link.socket.getsockopt(zmq.RCVMORE):
+                self._only_part(link.socket)
+                self.traffic.malformed += 1
+                continue
+            self._count_in(frame)
+            yield Arrival(frame, link.address, inbound=False)
+
+    def _only_part(self, any_socket: Socket) -> bytes | None:
+        """Return the one part left of a message; None if it had none or more."""
+        parts = 0
+        frame = b""
+        while any_socket.getsockopt(zmq.RCVMORE):
+            frame = any_socket.recv(zmq.NOBLOCK)
+            parts += 1
+        if parts != 1:
+            self.traffic.malformed += 1
+            return None
+        self._count_in(frame)
+        return frame
+
+    def _count_in(self, frame: bytes) -> None:
+        self.traffic.frames_received += 1
+        self.traffic.bytes_received += len(frame)
+
+    # --- sending -----------------------------------------------------------------
+
+    def send(self, address: str, frame: bytes, plane: Plane) -> None:
+        """Send *frame* to *address*, as soon as it is connected, or drop it."""
+        if self._too_large(frame, plane):
+            return
+        link = self._links.get(address)
+        if link is None:
+            link = self._open_link(address, plane)
+            if link is None:
+                return
+        link.used = monotonic()
+        if link.outbox or not self._try(link, frame):
+            self._put_by(link, frame)
+
+    def reply(self, route: Route, frame: bytes) -> None:
+        """Send *frame* back along *route*, or drop it when nobody is there."""
+        if not isinstance(route, _Way):
+            assert isinstance(route, str)
+            link = self._links.get(route)
+            if link is not None:
+                self.send(route, frame, link.plane)
+            return
+        plane = self.control if route.plane == "control" else self.data
+        if self._too_large(frame, plane):
+            return
+        try:
+            self._listeners[route.plane].send_multipart(
+                [route.identity, frame], zmq.NOBLOCK
+            )
+        except zmq.Again:
+            self.traffic.dropped_full += 1
+        except zmq.ZMQError as error:
+            if error.errno != errno.EHOSTUNREACH:
+                raise
+            self.traffic.unroutable += 1
+            self._dead_routes.append(route)
+        else:
+            self._count_out(frame)
+
+    def _too_large(self, frame: bytes, plane: Plane) -> bool:
+        # A frame over the receiver's limit would cost the whole connection.
+        if len(frame) <= plane.max_frame:
+            return False
+        self.traffic.dropped_large += 1
+        return True
+
+    def _try(self, link: _Link, frame: bytes) -> bool:
+        try:
+            link.socket.send(frame, zmq.NOBLOCK)
+        except zmq.Again:
+            return False
+        self._count_out(frame)
+        return True
+
+    def _count_out(self, frame: bytes) -> None:
+        self.traffic.frames_sent += 1
+        self.traffic.bytes_sent += len(frame)
+
+    def _put_by(self, link: _Link, frame: bytes) -> None:
+        if len(link.outbox) >= OUTBOX:
+            link.outbox.popleft()
+            self.traffic.dropped_full += 1
+        link.outbox.append((monotonic(), frame))
+        self._poller.register(link.socket, zmq.POLLIN | zmq.POLLOUT)
+
+    def _flush(self, link: _Link) -> None:
+        oldest = monotonic() - OUTBOX_AGE
+        while link.outbox:
+            since, frame = link.outbox[0]
+            if since < oldest:
+                self.traffic.dropped_stale += 1
+            elif not self._try(link, frame):
+                return
+            link.outbox.popleft()
+        self._poller.register(link.socket, zmq.POLLIN)
+
+    # --- links -------------------------------------------------------------------
+
+    def _open_link(self, address: str, plane: Plane) -> _Link | None:
+        dealer: Socket = self._context.socket(zmq.DEALER)
+        self._limit(dealer, plane)
+        dealer.setsockopt(zmq.IMMEDIATE, 1)
+        dealer.setsockopt(zmq.RECONNECT_IVL, int(self._config.reconnect_min * 1000))
+        dealer.setsockopt(zmq.RECONNECT_IVL_MAX, int(self._config.reconnect_max * 1000))
+        if self._curve is not None:
+            self._curve.unlock(dealer)
+        monitor: Socket = dealer.get_monitor_socket(_BROKEN | _MADE | _REFUSED)
+        try:
+            dealer.connect(f"tcp://{address}")
+        except zmq.ZMQError:
+            dealer.disable_monitor()
+            dealer.close(0)
+            self._lost.append(address)
+            return None
+        link = _Link(address, dealer, monitor, plane, monotonic())
+        self._links[address] = link
+        self._poller.register(dealer, zmq.POLLIN)
+        self._poller.register(monitor, zmq.POLLIN)
+        return link
+
+    def _read_monitor(self, link: _Link) -> None:
+        """Report a connection that was refused or broke, once until it is made."""
+        while link.monitor.poll(0):
+            event = recv_monitor_message(link.monitor)["event"]
+            if event & _MADE:
+                link.told = False
+            elif not link.told:
+                link.told = True
+                self._lost.append(link.address)
+                if event & _REFUSED:
+                    _log.warning(
+                        "%s refused the handshake: another secret, or none",
+                        link.address,
+                    )
+
+    def lost(self) -> list[str]:
+        """Return the addresses whose connection was refused or broke since asked."""
+        lost, self._lost = self._lost, []
+        return lost
+
+    def dead_routes(self) -> list[Route]:
+        """Return the routes that turned out to lead nowhere since asked."""
+        dead, self._dead_routes = self._dead_routes, []
+        return dead
+
+    def forget(self, address: str) -> None:
+        """Close the link to an address that is not wanted any more."""
+        link = self._links.get(address)
+        if link is not None:
+            self._close_link(link)
+
+    def sweep(self, now: float) -> None:
+        """Close links that have been idle for long. Cheap; call it at every turn."""
+        if now - self._swept < LINK_IDLE / 4:
+            return
+        self._swept = now
+        for link in [x for x in self._links.values() if now - x.used > LINK_IDLE]:
+            self._close_link(link)
+
+    def _close_link(self, link: _Link) -> None:
+        del self._links[link.address]
+        self._poller.unregister(link.socket)
+        self._poller.unregister(link.monitor)
+        link.socket.disable_monitor()
+        link.monitor.close(0)
+        link.socket.close(0)
+
+
+def _bind(listener: Socket, host: str, port: int) -> bool:
+    try:
+        # ZeroMQ takes a name here for a network interface, so it is looked up first.
+        found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)[0][4][0]
+        bracketed = f"[{found}]" if ":" in str(found) else found
+        listener.bind(f"tcp://{bracketed}:{port or '*'}")
+    except (zmq.ZMQError, OSError):
+        return False
+    return True
+
+
+def _default_route() -> str:
+    """Return this machine's address on its default route; sends nothing."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            # A UDP socket picks its source address on connect, without a packet. The
+            # address is one reserved for documentation (RFC 5737).
+            probe.connect(("192.0.2.1", 9))
+        except OSError:
+            return "127.0.0.1"
+        return str(probe.getsockname()[0])
+
+
+def _waker() -> tuple[int, int]:
+    """Return the descriptors to poll and to write to, in order to end a poll."""
+    if hasattr(os, "eventfd"):
+        fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        return fd, fd
+    read, write = os.pipe()
+    os.set_blocking(read, False)
+    os.set_blocking(write, False)
+    return read, write
+
+
+def _drain(fd: int) -> None:
+    try:
+        while len(os.read(fd, 4096)) == 4096:  # noqa: PLR2004 - the size just asked for
+            pass
+    except BlockingIOError:
+        return
