@@ -30,13 +30,20 @@ from meshcache.errors import (
     SerializationError,
     ValueTooLarge,
 )
+from meshcache.memoize import AsyncMemoized, CacheInfo, Memoized
 from meshcache.model import MISSING, UNSET, Member, State
 from meshcache.node import Explanation, Node, NodeState
+
+_default_cache = Cache("memoize")
+memoize = _default_cache.memoize
+"""`Cache.memoize` of a cache named "memoize" on the default node."""
 
 __all__ = [
     "MISSING",
     "UNSET",
+    "AsyncMemoized",
     "Cache",
+    "CacheInfo",
     "Codec",
     "Config",
     "ConfigError",
@@ -45,6 +52,7 @@ __all__ = [
     "LoadError",
     "LoadTimeout",
     "Member",
+    "Memoized",
     "MeshCacheError",
     "Node",
     "NodeClosed",
@@ -57,6 +65,7 @@ __all__ = [
     "SerializationError",
     "State",
     "ValueTooLarge",
+    "memoize",
     "node",
     "register",
     "start",

@@ -9,16 +9,28 @@ loud: one that was not done, or may not have been, raises.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable, Mapping
-from typing import Any, Final, TypedDict, TypeVar, Unpack, final
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
+from typing import (
+    Any,
+    Final,
+    Literal,
+    ParamSpec,
+    Protocol,
+    TypedDict,
+    TypeVar,
+    Unpack,
+    final,
+    overload,
+)
 
 from meshcache.codec.messages import Status, Verb
 from meshcache.codec.values import Codec, MsgpackCodec, codec
 from meshcache.engine.ops import LoadKey, Unreached
 from meshcache.errors import ConfigError
-from meshcache.model import MISSING, UNSET
+from meshcache.memoize import AsyncMemoized, Memoized, Settings, memoized
+from meshcache.model import MISSING, UNSET, Unset
 from meshcache.node import Node
-from meshcache.region import Home, Region, Ttl, checked_ttl
+from meshcache.region import Home, Region, Ttl, Wanted, checked_ttl
 from meshcache.runtime.chain import current
 from meshcache.runtime.failures import BUILTIN
 from meshcache.runtime.runtime import Runtime
@@ -31,6 +43,19 @@ DEFAULT_JITTER: Final = 0.1
 MAX_NAME: Final = 512
 
 Value = TypeVar("Value")
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+class Memoizer(Protocol):
+    """What `memoize(...)` returns: the decorator itself."""
+
+    @overload
+    def __call__(
+        self, function: Callable[P, Coroutine[Any, Any, R]], /
+    ) -> AsyncMemoized[P, R]: ...
+    @overload
+    def __call__(self, function: Callable[P, R], /) -> Memoized[P, R]: ...
 
 
 class Options(TypedDict, total=False):
@@ -71,10 +96,8 @@ class Cache:
     ) -> None:
         unknown = set(options) - set(Options.__annotations__)
         if unknown:
-            names = ", ".join(sorted(unknown))
-            raise ConfigError(
-                f"{names}: no such option; a cache has {', '.join(_KNOWN)}"
-            )
+            names, known = ", ".join(sorted(unknown)), ", ".join(_KNOWN)
+            raise ConfigError(f"{names}: no such option; a cache has {known}")
         self.region: Final = Region(
             _checked_name(name),
             codec=codec(options.get("codec", "msgpack")),
@@ -215,8 +238,79 @@ class Cache:
         region = self.region
         full, hashed = region.full(runtime, key)
         op = LoadKey(full, hashed, "", 0, b"", current(), load_timeout or 0.0)
-        near_key = region.near_key(key)
-        return region.fill(runtime, near_key, op, loader, ttl, BUILTIN)
+        wanted = Wanted(region.near_key(key), op, loader, ttl, BUILTIN)
+        return region.fill(runtime, wanted)
+
+    # --- memoizing ---------------------------------------------------------------
+
+    @overload
+    def memoize(
+        self, function: Callable[P, Coroutine[Any, Any, R]], /
+    ) -> AsyncMemoized[P, R]: ...
+    @overload
+    def memoize(self, function: Callable[P, R], /) -> Memoized[P, R]: ...
+    @overload
+    def memoize(
+        self,
+        /,
+        *,
+        ttl: Ttl = ...,
+        key: Callable[..., object] | None = ...,
+        ignore: Iterable[str] = ...,
+        name: str | None = ...,
+        version: int = ...,
+        fill: Literal["owner", "caller"] = ...,
+        errors: Iterable[type[Exception]] = ...,
+        load_timeout: float | None = ...,
+    ) -> Memoizer: ...
+    def memoize(  # noqa: PLR0913 - a decorator's options, each by its name
+        self,
+        function: Callable[..., Any] | None = None,
+        /,
+        *,
+        ttl: Ttl = UNSET,
+        key: Callable[..., object] | None = None,
+        ignore: Iterable[str] = (),
+        name: str | None = None,
+        version: int = 1,
+        fill: Literal["owner", "caller"] = "owner",
+        errors: Iterable[type[Exception]] = (),
+        load_timeout: float | None = None,
+    ) -> Any:
+        """Keep a function's results in this cache, by its arguments.
+
+        Use it bare, `@users.memoize`, or with options. The function may be `async
+        def`. What the decorated function has beside itself, `invalidate`, `refresh`,
+        `peek` and so on, is described by `Memoized`.
+
+        Args:
+            function: the loader; its arguments need a stable encoding.
+            ttl: seconds to live, None for ever, 0 not stored; unset, the cache's own.
+            key: makes the key from the arguments, in place of all of them.
+            ignore: names of arguments that do not tell calls apart, such as a
+                connection. The owner cannot know them, so the caller loads.
+            name: what all processes call this function. By default its module and
+                qualified name; needed for lambdas and for functions that take values
+                from a function around them.
+            version: raise it when the function's results change in kind: processes
+                of different versions then do not share.
+            fill: "owner" runs the loader in the process that owns the key, if that
+                has the function too; "caller" runs it where it was called.
+            errors: exception classes that callers shall see as themselves when the
+                loader raised them in another process. Built-in ones need no mention.
+            load_timeout: seconds to wait for a load elsewhere; None is the node's.
+
+        Raises:
+            ConfigError: the function cannot be memoized, or an option is wrong.
+        """
+        settings = Settings(
+            ttl, key, tuple(ignore), name, version, fill, tuple(errors), load_timeout
+        )
+        if not isinstance(ttl, Unset):
+            checked_ttl(ttl, "ttl")
+        if function is None:
+            return lambda loader: memoized(loader, self.region, settings)
+        return memoized(function, self.region, settings)
 
     # --- writing -----------------------------------------------------------------
 

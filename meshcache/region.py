@@ -14,7 +14,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Mapping, Sequence
 from itertools import count
-from typing import Any, Final, TypeAlias, final
+from typing import Any, Final, NamedTuple, TypeAlias, final
 
 from meshcache import default
 from meshcache.clock import NEVER, monotonic
@@ -31,6 +31,7 @@ from meshcache.engine.ops import (
     LoadKey,
     Raised,
     Results,
+    Tier,
     TimedOut,
     Unreached,
     WriteKeys,
@@ -57,17 +58,17 @@ from meshcache.runtime.loaders import Loader
 from meshcache.runtime.runtime import Runtime
 from meshcache.runtime.steps import Answer, RunHere, Steps
 from meshcache.runtime.tally import Tally
-from meshcache.store.generations import Stamp
 
-__all__ = ["MAX_KEY", "Home", "Region", "Ttl", "checked_ttl"]
+__all__ = ["MAX_KEY", "Home", "Region", "Ttl", "Wanted", "checked_ttl"]
 
-Ttl: TypeAlias = float | None | Unset
+Ttl: TypeAlias = float | Unset | None
 """Seconds to live; None for ever; 0 not at all; UNSET the cache's default."""
 
 Home: TypeAlias = Node | Callable[[], Node] | None
 """The node of a region: itself, a callable that returns it, or None, the default."""
 
 MAX_KEY: Final = 65_536
+MAX_NAME: Final = 1000
 MAX_TTL: Final = 10 * 365 * 86_400.0
 ALONE_TIMEOUT: Final = 3600.0
 """Seconds for an awaitable loader where there is no node, and so no setting."""
@@ -77,6 +78,24 @@ ALONE_TIMEOUT: Final = 3600.0
 _PLAIN: Final = frozenset({str, int})
 
 _ids: Final = count(1)
+
+
+class Wanted(NamedTuple):
+    """A value that shall be loaded if nobody has it.
+
+    Attributes:
+        near_key: under which it is kept near.
+        op: what to ask the engine; a timeout of 0 is the node's setting.
+        loader: run here if this caller is the one to load.
+        ttl: for what it brings.
+        errors: classes of errors raised elsewhere that may be raised here, by name.
+    """
+
+    near_key: object
+    op: LoadKey
+    loader: Callable[[], Any]
+    ttl: Ttl
+    errors: Mapping[str, type[Exception]]
 
 
 @final
@@ -102,9 +121,29 @@ class Region:
         self.tally: Final = Tally()
         self.runtime: Runtime | None = None
         self._home = home
-        self._prefix = name.encode() + b"\0"
+        self.prefix: Final = name.encode() + b"\0"
         self._random = random.Random()
         self._counted: Node | None = None
+
+    def part(self, name: str) -> Region:
+        """Return a region of its own within this one: cleared with it, and by itself.
+
+        Raises:
+            ConfigError: the two names together are too long.
+        """
+        full = f"{self.name}|{name}"
+        if len(full.encode()) > MAX_NAME:
+            raise ConfigError(
+                f"{full!r:.80}... is over {MAX_NAME} bytes; pass a shorter name="
+            )
+        return Region(
+            full,
+            codec=self.codec,
+            ttl=self.ttl,
+            near_ttl=self.near_ttl,
+            jitter=self.jitter,
+            home=self._home,
+        )
 
     # --- the node ----------------------------------------------------------------
 
@@ -160,37 +199,24 @@ class Region:
         entry = engine.store.get(full, hashed, monotonic())
         if entry is None:
             return MISSING
-        value = self._decode(entry.value)
-        if value is not MISSING:
-            self._keep(runtime, near_key, value, entry.expires, stamp, entry.value)
-            self.tally.host()
-        return value
+        got = Got(entry.value, entry.expires, entry.version, Tier.HOST, stamp)
+        return self.take(runtime, near_key, got)
 
     def take(self, runtime: Runtime, near_key: object, got: Got) -> Any:
-        """Decode, count and keep near what the engine found, or return MISSING."""
-        value = self._decode(got.value)
-        if value is not MISSING:
-            self._keep(runtime, near_key, value, got.expires, got.stamp, got.value)
-            self.tally.at(got.tier.value)
-        return value
-
-    def _decode(self, data: bytes) -> Any:
+        """Decode, count and keep near what was found, or return MISSING."""
         # Another version of the application may have stored it, with another codec.
         try:
-            return self.codec.decode(data)
+            value = self.codec.decode(got.value)
         except SerializationError:
             return MISSING
+        self._keep(runtime, near_key, value, got)
+        self.tally.at(got.tier.value)
+        return value
 
     def _keep(
-        self,
-        runtime: Runtime,
-        near_key: object,
-        value: object,
-        expires: float,
-        stamp: Stamp | None,
-        encoded: bytes,
+        self, runtime: Runtime, near_key: object, value: object, got: Got
     ) -> None:
-        if stamp is None:
+        if got.stamp is None:
             return
         most = runtime.config.near_ttl
         near_ttl = most if self.near_ttl is None else min(self.near_ttl, most)
@@ -199,18 +225,25 @@ class Region:
             runtime.near.put(
                 (self.id, near_key),
                 value,
-                expires=min(expires, now + near_ttl),
-                stamp=stamp,
-                weight=len(encoded),
+                expires=min(got.expires, now + near_ttl),
+                stamp=got.stamp,
+                weight=len(got.value),
                 now=now,
             )
 
     def get(self, runtime: Runtime | None, key: object, missing: Any) -> Steps[Any]:
         """Return the value of *key*, else *missing*."""
         full, hashed = self.full(runtime, key)
-        value = MISSING
+        near_key = self.near_key(key)
+        value = yield from self.look_up(runtime, near_key, full, hashed)
+        return missing if value is MISSING else value
+
+    def look_up(
+        self, runtime: Runtime | None, near_key: object, full: bytes, hashed: int
+    ) -> Steps[Any]:
+        """Return the value of a key that is not near, else MISSING."""
+        value: Any = MISSING
         if runtime is not None:
-            near_key = self.near_key(key)
             value = self.host(runtime, near_key, full, hashed)
             if value is not MISSING:
                 return value
@@ -219,7 +252,6 @@ class Region:
             value = MISSING if got is None else self.take(runtime, near_key, got)
         if value is MISSING:
             self.tally.miss()
-            return missing
         return value
 
     def get_many(
@@ -259,28 +291,13 @@ class Region:
 
     # --- loading -----------------------------------------------------------------
 
-    def fill(
-        self,
-        runtime: Runtime | None,
-        near_key: object,
-        op: LoadKey,
-        loader: Callable[[], Any],
-        ttl: Ttl,
-        errors: Mapping[str, type[Exception]],
-    ) -> Steps[Any]:
+    def fill(self, runtime: Runtime | None, wanted: Wanted) -> Steps[Any]:
         """Answer from the host, the owner or a load.
-
-        Args:
-            runtime: of the node.
-            near_key: under which the value is kept near.
-            op: what to ask the engine; a timeout of 0 is the node's setting.
-            loader: run here if this caller is the one to load.
-            ttl: for what it brings.
-            errors: classes of errors raised elsewhere that may be raised here.
 
         Raises:
             LoadError, LoadTimeout, RecursiveLoad: see `Cache.get_or_load`.
         """
+        near_key, op, loader, ttl, errors = wanted
         ttl_ms = self.ttl_ms(ttl)
         self._check_circle(op)
         chain = (*op.chain, op.hashed)
@@ -346,10 +363,8 @@ class Region:
         except BaseException as error:
             # A raised error is the answer to all who wait. A caller that was stopped
             # (cancelled, interrupted, out of time) has none, and the next one loads.
-            answers = isinstance(error, Exception) and not isinstance(
-                error, LoadTimeout
-            )
-            failure = failure_of(error) if answers else None
+            stopped = isinstance(error, LoadTimeout) or not isinstance(error, Exception)
+            failure = None if stopped else failure_of(error)
             runtime.tell(Drop(granted.lease, answer.ticket, failure))
             raise
         self.tally.at(granted.tier.value)
@@ -360,7 +375,8 @@ class Region:
         runtime.tell(Deliver(granted.lease, encoded, ttl_ms))
         if ttl_ms:
             expires = NEVER if ttl_ms < 0 else monotonic() + ttl_ms / 1000
-            self._keep(runtime, near_key, value, expires, granted.stamp, encoded)
+            got = Got(encoded, expires, 0, granted.tier, granted.stamp)
+            self._keep(runtime, near_key, value, got)
         return value
 
     # --- writing -----------------------------------------------------------------
@@ -386,15 +402,15 @@ class Region:
         results = yield from self.write(runtime, verb, [item])
         return self.checked(item, results[0])
 
-    def clear(self, runtime: Runtime | None, part: str = "") -> Steps[None]:
-        """Forget the region, or a part of it that is one memoized function's.
+    def clear(self, runtime: Runtime | None) -> Steps[None]:
+        """Forget the region and its parts, on every member.
 
         Raises:
             PeerUnavailable, PeerTimeout: some member was not reached.
         """
         if runtime is None:
             raise self._not_running("clear")
-        answer: Answer = yield ClearCache(self.name + part)
+        answer: Answer = yield ClearCache(self.name)
         results = _results(answer, 1)
         unreached = [r for r in results if isinstance(r, Unreached)]
         if unreached:
@@ -429,7 +445,7 @@ class Region:
             KeyRefused: it has no stable encoding.
             ValueTooLarge: it is over `max_key_bytes`.
         """
-        return self.checked_key(runtime, self._prefix + encode_key(key))
+        return self.checked_key(runtime, self.prefix + encode_key(key))
 
     def checked_key(self, runtime: Runtime | None, full: bytes) -> tuple[bytes, int]:
         """Return *full* and its hash, unless it is over the limit."""

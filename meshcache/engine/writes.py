@@ -221,7 +221,9 @@ class Writes:
         core.store.generations.bump_all()
         for peer in core.peers:
             peer.generations.bump_all()
-        core.flights.detach_if(lambda f: f.key.startswith(prefix + b"\0"))
+        # A cache `a|b` is a part of `a`, and cleared with it.
+        whole = (prefix + b"\0", prefix + b"|")
+        core.flights.detach_if(lambda f: f.key.startswith(whole))
         core.readers.moved_all()
 
 

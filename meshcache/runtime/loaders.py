@@ -22,9 +22,16 @@ from meshcache.runtime.chain import loading
 from meshcache.runtime.failures import failure_of
 from meshcache.runtime.threads import start_thread
 
-__all__ = ["Loaded", "Loader", "Loaders"]
+__all__ = ["CannotRun", "Loaded", "Loader", "Loaders"]
 
 _log = logging.getLogger("meshcache.loaders")
+
+
+class CannotRun(Exception):
+    """A loader cannot make out the arguments of a call; nothing was run.
+
+    Whoever asked loads for itself.
+    """
 
 
 class Loaded(NamedTuple):
@@ -114,6 +121,9 @@ class Loaders:
             try:
                 with loading(effect.chain):
                     ended = _brought(effect, loader.load(effect.key, effect.args))
+            except CannotRun:
+                _log.debug("%s: the arguments of a call cannot be read", effect.loader)
+                ended = _unable(effect)
             except BaseException as error:  # noqa: BLE001 - it goes to every waiter
                 ended = _raised(effect, error)
             self._ended(ended)
@@ -143,6 +153,8 @@ class Loaders:
                 async with asyncio.timeout(self._timeout):
                     loaded = await loader.aload(effect.key, effect.args)
             ended = _brought(effect, loaded)
+        except CannotRun:
+            _log.debug("%s: the arguments of a call cannot be read", effect.loader)
         except asyncio.CancelledError:
             # The loop is going down: whoever waits shall load for itself.
             raise

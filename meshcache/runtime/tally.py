@@ -12,7 +12,9 @@ TIERS: Final = ("near", "host", "peer", "fill", "local", "miss")
 
 @final
 class Tally:
-    """One counter per tier and one for loads, each a function to call. Thread-safe: none is lost.
+    """One counter per tier and one for loads, each a function to call.
+
+    Thread-safe: no count is lost.
 
     `next` on an `itertools.count` is one step for the interpreter, so it loses
     nothing where `+= 1` from two threads would; and it costs no more.

@@ -96,8 +96,14 @@ class _Clears:
         self.versions: dict[bytes, int] = {}
 
     def covers(self, key: bytes, version: int) -> bool:
-        """Return whether *key*'s cache was cleared at *version* or later."""
-        return version <= self.versions.get(key.partition(b"\0")[0], -1)
+        """Return whether *key*'s cache was cleared at *version* or later.
+
+        A cache `a|b` is a part of `a`, and cleared with it.
+        """
+        cache = key.partition(b"\0")[0]
+        whole = cache.partition(b"|")[0]
+        versions = self.versions
+        return version <= max(versions.get(cache, -1), versions.get(whole, -1))
 
 
 @final

@@ -1,0 +1,552 @@
+"""Memoized functions: a decorator that makes a loader's results the cluster's.
+
+    @users.memoize(ttl=60)
+    def load_user(user_id: int) -> dict: ...
+
+A call is answered from memory if any process has loaded the same arguments; else one
+loader runs in the whole cluster. With `fill="owner"` that is the owner's copy of this
+function, which needs nothing but the arguments; with `fill="caller"` it is this call.
+
+The decorated function is a function still: it works as a method, it has the same
+signature and it is `async def` if it was. Its handles are attributes of it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import Callable, Coroutine
+from functools import update_wrapper
+from inspect import isasyncgenfunction, iscoroutinefunction, isgeneratorfunction
+from pathlib import Path
+from typing import (
+    Any,
+    Final,
+    Literal,
+    NamedTuple,
+    ParamSpec,
+    Protocol,
+    TypeAlias,
+    TypeVar,
+    final,
+)
+
+from meshcache.binding import Binder, Bound
+from meshcache.clock import monotonic
+from meshcache.codec.keys import decode_key, encode_key
+from meshcache.codec.messages import Item, LoaderName, Status, Verb
+from meshcache.engine.ops import LoadKey
+from meshcache.errors import ConfigError, KeyRefused
+from meshcache.model import MISSING, Missing
+from meshcache.region import Region, Ttl, Wanted
+from meshcache.runtime.chain import current
+from meshcache.runtime.failures import known
+from meshcache.runtime.loaders import CannotRun, Loaded
+from meshcache.runtime.runtime import Runtime
+from meshcache.runtime.steps import Steps, arun, run
+from meshcache.store.near import VISITED_MAX
+
+__all__ = ["AsyncMemoized", "CacheInfo", "Memoized", "Settings", "memoized"]
+
+P = ParamSpec("P")
+R = TypeVar("R")
+R_co = TypeVar("R_co", covariant=True)
+
+_Bound: TypeAlias = tuple[Runtime | None, Steps[R]]
+"""An operation ready to be run: on what, and its steps."""
+
+MAX_NAME: Final = 400
+
+# Arguments that are their own near key: of these exact types, none of which has a
+# value that equals one of another. `True == 1 == 1.0` must not meet in a dict.
+_PLAIN: Final = frozenset({int, str, type(None)})
+
+
+class CacheInfo(NamedTuple):
+    """What `functools.lru_cache` reports, for this process.
+
+    A hit was answered from any memory, here or at the owner; a miss took a load,
+    wherever that ran. `maxsize` bounds what all functions of the node keep near;
+    `currsize` is how much of that is this function's.
+    """
+
+    hits: int
+    misses: int
+    maxsize: int | None
+    currsize: int
+
+
+class Settings(NamedTuple):
+    """How one function is memoized; see `Cache.memoize`."""
+
+    ttl: Ttl
+    key: Callable[..., object] | None
+    ignore: tuple[str, ...]
+    name: str | None
+    version: int
+    fill: Literal["owner", "caller"]
+    errors: tuple[type[Exception], ...]
+    load_timeout: float | None
+
+
+class _Handles(Protocol[P]):
+    """What memoized functions of both kinds have."""
+
+    __name__: str
+    __qualname__: str
+
+    def invalidate(self, *args: P.args, **kwargs: P.kwargs) -> bool:
+        """Forget the value for these arguments; return whether there was one."""
+
+    async def ainvalidate(self, *args: P.args, **kwargs: P.kwargs) -> bool:
+        """Forget the value for these arguments; see `invalidate`."""
+
+    def key_for(self, *args: P.args, **kwargs: P.kwargs) -> bytes:
+        """Return the key that the cluster knows this call by."""
+
+    def invalidate_all(self) -> None:
+        """Forget the values for all arguments, on all members."""
+
+    async def ainvalidate_all(self) -> None:
+        """Forget the values for all arguments; see `invalidate_all`."""
+
+    def cache_info(self) -> CacheInfo:
+        """Return hits, misses and sizes, as `functools.lru_cache` does."""
+
+    def cache_clear(self) -> None:
+        """Forget everything and count from nothing, as `functools.lru_cache` does."""
+
+
+class Memoized(_Handles[P], Protocol[P, R_co]):
+    """A memoized function. Thread-safe."""
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R_co:
+        """Return the function's value for these arguments, from memory if it can."""
+
+    def __get__(self, instance: Any, owner: Any = None) -> Callable[..., R_co]:
+        """Bind as a method does."""
+
+    def peek(self, *args: P.args, **kwargs: P.kwargs) -> R_co | Missing:
+        """Return the value if it is stored, else MISSING; never load."""
+
+    async def apeek(self, *args: P.args, **kwargs: P.kwargs) -> R_co | Missing:
+        """Return the value if it is stored, else MISSING; see `peek`."""
+
+    def set(self, value: Any, /, *args: P.args, **kwargs: P.kwargs) -> None:
+        """Store *value* as if the function had returned it for these arguments."""
+
+    async def aset(self, value: Any, /, *args: P.args, **kwargs: P.kwargs) -> None:
+        """Store *value* for these arguments; see `set`."""
+
+    def refresh(self, *args: P.args, **kwargs: P.kwargs) -> R_co:
+        """Run the function now, store what it returns, and return it."""
+
+    def uncached(self, *args: P.args, **kwargs: P.kwargs) -> R_co:
+        """Call the function itself."""
+
+
+class AsyncMemoized(_Handles[P], Protocol[P, R_co]):
+    """A memoized `async def` function. Thread-safe, on any loop."""
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, R_co]:
+        """Return the function's value for these arguments, from memory if it can."""
+
+    def __get__(
+        self, instance: Any, owner: Any = None
+    ) -> Callable[..., Coroutine[Any, Any, R_co]]:
+        """Bind as a method does."""
+
+    def peek(self, *args: P.args, **kwargs: P.kwargs) -> R_co | Missing:
+        """Return the value if it is stored, else MISSING; never load."""
+
+    async def apeek(self, *args: P.args, **kwargs: P.kwargs) -> R_co | Missing:
+        """Return the value if it is stored, else MISSING; see `peek`."""
+
+    def set(self, value: Any, /, *args: P.args, **kwargs: P.kwargs) -> None:
+        """Store *value* as if the function had returned it for these arguments."""
+
+    async def aset(self, value: Any, /, *args: P.args, **kwargs: P.kwargs) -> None:
+        """Store *value* for these arguments; see `set`."""
+
+    def refresh(self, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, R_co]:
+        """Run the function now, store what it returns, and return it."""
+
+    def uncached(self, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, R_co]:
+        """Call the function itself."""
+
+
+@final
+class Memo:
+    """One memoized function: its keys, its loads and its handles. Thread-safe.
+
+    It is also the `Loader` by which peers have the function run here.
+    """
+
+    def __init__(
+        self, function: Callable[..., Any], region: Region, settings: Settings
+    ) -> None:
+        self.function: Final = function
+        self.region: Final = region
+        self.binder: Final = Binder(function, settings.ignore)
+        self.is_async: Final = iscoroutinefunction(function)
+        self.loop: asyncio.AbstractEventLoop | None = None
+        self.loader_name: Final = LoaderName(region.name, settings.version)
+        self._settings = settings
+        self._errors = known(settings.errors)
+        self._by_owner = settings.fill == "owner" and self.binder.whole
+
+    # --- keys --------------------------------------------------------------------
+
+    def near_key(self, bound: Bound) -> object:
+        """Return what stands for a call in the near cache of this function's region."""
+        for value in bound:
+            if type(value) not in _PLAIN:
+                return self.binder.encode(bound)
+        return bound
+
+    def _key(self, args: Bound, kwargs: dict[str, Any], bound: Bound) -> bytes:
+        make = self._settings.key
+        if make is None:
+            return self.binder.encode(bound)
+        return encode_key(make(*args, **kwargs), name="what key= returned")
+
+    def _full(
+        self, runtime: Runtime | None, args: Bound, kwargs: dict[str, Any]
+    ) -> tuple[bytes, int, Bound]:
+        bound = self.binder.bind(*args, **kwargs)
+        key = self.region.prefix + self._key(args, kwargs, bound)
+        return *self.region.checked_key(runtime, key), bound
+
+    # --- calls -------------------------------------------------------------------
+
+    def call(
+        self, runtime: Runtime | None, args: Bound, kwargs: dict[str, Any]
+    ) -> Steps[Any]:
+        """Answer a call that was not answered near."""
+        full, hashed, bound = self._full(runtime, args, kwargs)
+        name, carried = self._carried(bound)
+        op = LoadKey(
+            full,
+            hashed,
+            name,
+            self._settings.version,
+            carried,
+            current(),
+            self._settings.load_timeout or 0.0,
+        )
+        wanted = Wanted(
+            self._near_key_of(args, kwargs, bound),
+            op,
+            lambda: self.function(*args, **kwargs),
+            self._settings.ttl,
+            self._errors,
+        )
+        return self.region.fill(runtime, wanted)
+
+    def _near_key_of(self, args: Bound, kwargs: dict[str, Any], bound: Bound) -> object:
+        if self._settings.key is None:
+            return self.near_key(bound)
+        return self._key(args, kwargs, bound)
+
+    def _carried(self, bound: Bound) -> tuple[str, bytes]:
+        """Return the loader's name for the owner, and the arguments it cannot know.
+
+        The name is empty where the owner shall not, or could not, run the function.
+        """
+        if not self._by_owner:
+            return "", b""
+        if self._settings.key is None:
+            return self.region.name, b""
+        try:
+            return self.region.name, encode_key(bound)
+        except KeyRefused:
+            return "", b""
+
+    # --- for peers ---------------------------------------------------------------
+
+    def _arguments(self, key: bytes, args: bytes) -> tuple[Bound, dict[str, Any]]:
+        try:
+            bound = decode_key(args or key.partition(b"\0")[2])
+            return self.binder.call(bound if isinstance(bound, tuple) else ())
+        except (KeyRefused, ValueError, TypeError) as error:
+            raise CannotRun(str(error)) from error
+
+    def _loaded(self, value: Any) -> Loaded:
+        self.region.tally.load()
+        encoded = self.region.codec.encode(value)
+        return Loaded(encoded, self.region.ttl_ms(self._settings.ttl))
+
+    def load(self, key: bytes, args: bytes) -> Loaded:
+        """Run the function for a peer; see `Loader`."""
+        positional, named = self._arguments(key, args)
+        return self._loaded(self.function(*positional, **named))
+
+    async def aload(self, key: bytes, args: bytes) -> Loaded:
+        """Run the function for a peer; see `Loader`."""
+        positional, named = self._arguments(key, args)
+        return self._loaded(await self.function(*positional, **named))
+
+    # --- handles -----------------------------------------------------------------
+
+    def peek(
+        self, runtime: Runtime | None, args: Bound, kwargs: dict[str, Any]
+    ) -> Steps[Any]:
+        """Return the stored value, or MISSING."""
+        full, hashed, bound = self._full(runtime, args, kwargs)
+        near_key = self._near_key_of(args, kwargs, bound)
+        return self.region.look_up(runtime, near_key, full, hashed)
+
+    def write(
+        self,
+        runtime: Runtime | None,
+        verb: Verb,
+        value: bytes,
+        args: Bound,
+        kwargs: dict[str, Any],
+    ) -> Steps[bool]:
+        """Set or delete the value of one call."""
+        full, _, _ = self._full(runtime, args, kwargs)
+        ttl_ms = self.region.ttl_ms(self._settings.ttl)
+        item = self.region.checked_item(runtime, Item(full, value, ttl_ms, 0))
+        result = yield from self.region.write_one(runtime, verb, item)
+        return result.status is Status.HIT
+
+    def key_for(self, *args: Any, **kwargs: Any) -> bytes:
+        """Return the key that the cluster knows this call by."""
+        return self._full(self.region.bind(), args, kwargs)[0]
+
+    def info(self) -> CacheInfo:
+        """Return what `cache_info` reports."""
+        counts = self.region.tally.as_dict()
+        runtime = self.region.runtime
+        entries = [] if runtime is None else list(runtime.near.entries)
+        mine = sum(isinstance(k, tuple) and k[0] == self.region.id for k in entries)
+        return CacheInfo(
+            counts["near"] + counts["host"] + counts["peer"],
+            counts["fill"] + counts["local"],
+            None if runtime is None else runtime.config.near_entries,
+            mine,
+        )
+
+
+def memoized(
+    function: Callable[..., Any], cache: Region, settings: Settings
+) -> Callable[..., Any]:
+    """Return *function* memoized in a region of its own, within *cache*.
+
+    Raises:
+        ConfigError: it cannot be memoized, or not by that name.
+    """
+    _check_kind(function)
+    _check_settings(settings)
+    name = _loader_name(function, settings.name)
+    region = cache.part(f"{name}|{settings.version}")
+    memo = Memo(function, region, settings)
+    wrapper = _async_wrapper(memo) if memo.is_async else _wrapper(memo)
+    update_wrapper(wrapper, function)
+    vars(wrapper).update(_handles(memo))
+    if settings.fill == "owner":
+        cache.register(memo)
+    return wrapper
+
+
+def _wrapper(memo: Memo) -> Callable[..., Any]:
+    """Return the function that is called, its near hit written out.
+
+    The budget of a near hit is in tests/benchmarks. It takes no lock, calls nothing
+    of the engine and allocates one tuple.
+    """
+    region, settings = memo.region, memo._settings  # noqa: SLF001 - one idea
+    identity, near_hit = region.id, region.tally.near
+    bind, plain = memo.binder.bind, memo.binder.plain
+    plain = -1 if settings.key is not None else plain
+    near_key_of, call = memo._near_key_of, memo.call  # noqa: SLF001
+
+    def wrapper(*args: Any, **kwargs: Any) -> Any:
+        runtime = region.runtime or region.bind()
+        if runtime is not None:
+            if kwargs or len(args) != plain:
+                near_key = near_key_of(args, kwargs, bind(*args, **kwargs))
+            else:
+                near_key = args
+                for value in args:
+                    if type(value) not in _PLAIN:
+                        near_key = near_key_of(args, kwargs, args)
+                        break
+            entry = runtime.near.entries.get((identity, near_key))
+            if (
+                entry is not None
+                and entry.tenure.table[entry.bucket] == entry.generation
+                and entry.expires > monotonic()
+            ):
+                if entry.visited < VISITED_MAX:
+                    entry.visited += 1
+                near_hit()
+                return entry.value
+        return run(runtime, call(runtime, args, kwargs))
+
+    return wrapper
+
+
+def _async_wrapper(memo: Memo) -> Callable[..., Any]:
+    region = memo.region
+
+    async def wrapper(*args: Any, **kwargs: Any) -> Any:
+        runtime = region.runtime or region.bind()
+        if runtime is not None:
+            bound = memo.binder.bind(*args, **kwargs)
+            near_key = memo._near_key_of(args, kwargs, bound)  # noqa: SLF001
+            value = runtime.near.get((region.id, near_key), monotonic())
+            if value is not MISSING:
+                region.tally.near()
+                return value
+        # Peers may have this function run here from now on, on this very loop.
+        memo.loop = asyncio.get_running_loop()
+        return await arun(runtime, memo.call(runtime, args, kwargs))
+
+    return wrapper
+
+
+@final
+class _Operations:
+    """The attributes of a memoized function; `Memoized` describes them."""
+
+    def __init__(self, memo: Memo) -> None:
+        self._memo = memo
+        self._region = memo.region
+        self.uncached = memo.function
+        self.key_for = memo.key_for
+        self.cache_info = memo.info
+
+    def _delete(self, args: Bound, kwargs: dict[str, Any]) -> _Bound[bool]:
+        runtime = self._region.bind()
+        return runtime, self._memo.write(runtime, Verb.DELETE, b"", args, kwargs)
+
+    def invalidate(self, *args: Any, **kwargs: Any) -> bool:
+        return run(*self._delete(args, kwargs))
+
+    async def ainvalidate(self, *args: Any, **kwargs: Any) -> bool:
+        return await arun(*self._delete(args, kwargs))
+
+    def _peek(self, args: Bound, kwargs: dict[str, Any]) -> _Bound[Any]:
+        runtime = self._region.bind()
+        return runtime, self._memo.peek(runtime, args, kwargs)
+
+    def peek(self, *args: Any, **kwargs: Any) -> Any:
+        return run(*self._peek(args, kwargs))
+
+    async def apeek(self, *args: Any, **kwargs: Any) -> Any:
+        return await arun(*self._peek(args, kwargs))
+
+    def _set(self, value: Any, args: Bound, kwargs: dict[str, Any]) -> _Bound[bool]:
+        runtime, encoded = self._region.bind(), self._region.codec.encode(value)
+        return runtime, self._memo.write(runtime, Verb.SET, encoded, args, kwargs)
+
+    def set(self, value: Any, /, *args: Any, **kwargs: Any) -> None:
+        run(*self._set(value, args, kwargs))
+
+    async def aset(self, value: Any, /, *args: Any, **kwargs: Any) -> None:
+        await arun(*self._set(value, args, kwargs))
+
+    def refresh(self, *args: Any, **kwargs: Any) -> Any:
+        value = self.uncached(*args, **kwargs)
+        self.set(value, *args, **kwargs)
+        return value
+
+    async def arefresh(self, *args: Any, **kwargs: Any) -> Any:
+        value = await self.uncached(*args, **kwargs)
+        await self.aset(value, *args, **kwargs)
+        return value
+
+    def _clear(self) -> _Bound[None]:
+        runtime = self._region.bind()
+        return runtime, self._region.clear(runtime)
+
+    def invalidate_all(self) -> None:
+        run(*self._clear())
+
+    async def ainvalidate_all(self) -> None:
+        await arun(*self._clear())
+
+    def cache_clear(self) -> None:
+        self.invalidate_all()
+        self._region.tally.reset()
+
+
+_HANDLES: Final = (
+    "invalidate",
+    "ainvalidate",
+    "peek",
+    "apeek",
+    "set",
+    "aset",
+    "uncached",
+    "key_for",
+    "invalidate_all",
+    "ainvalidate_all",
+    "cache_info",
+    "cache_clear",
+)
+
+
+def _handles(memo: Memo) -> dict[str, Any]:
+    operations = _Operations(memo)
+    refresh = operations.arefresh if memo.is_async else operations.refresh
+    return {name: getattr(operations, name) for name in _HANDLES} | {"refresh": refresh}
+
+
+def _check_kind(function: Callable[..., Any]) -> None:
+    if isinstance(function, classmethod | staticmethod):
+        kind = type(function).__name__
+        raise ConfigError(f"put @{kind} above @memoize, so that it wraps the memoized")
+    if isgeneratorfunction(function) or isasyncgenfunction(function):
+        raise ConfigError(
+            f"{function.__qualname__} is a generator: what it yields can be read once, "
+            "and a cached value many times; memoize a function that returns a list"
+        )
+
+
+def _check_settings(settings: Settings) -> None:
+    if settings.fill not in {"owner", "caller"}:
+        raise ConfigError(f'fill={settings.fill!r} is neither "owner" nor "caller"')
+    if type(settings.version) is not int or not 0 <= settings.version < 2**32:
+        raise ConfigError(
+            f"version={settings.version!r} is no number from 0; raise it by 1 whenever "
+            "the function's results change in kind"
+        )
+
+
+def _loader_name(function: Callable[..., Any], name: str | None) -> str:
+    """Return what all processes call *function*, so that they mean the same."""
+    if name is not None:
+        if not name.isprintable() or "|" in name or not 1 <= len(name) <= MAX_NAME:
+            raise ConfigError(f"name={name!r} is not 1 to {MAX_NAME} letters without |")
+        return name
+    qualified = getattr(function, "__qualname__", "<unnamed>")
+    module = getattr(function, "__module__", None)
+    if "<lambda>" in qualified or "<unnamed>" in qualified:
+        raise ConfigError(f"{function!r} has no name of its own; pass name=")
+    if getattr(function, "__closure__", None) and "<locals>" in qualified:
+        raise ConfigError(
+            f"{qualified} takes values from the function around it, so two of that "
+            "name may differ and must not share; pass name= to say that they may, or "
+            "define it at the top of a module"
+        )
+    if module == "__main__":
+        module = _main_module(qualified)
+    return f"{module}:{qualified}"
+
+
+def _main_module(qualified: str) -> str:
+    """Return the name that the running script has where it is imported."""
+    main = sys.modules["__main__"]
+    spec = getattr(main, "__spec__", None)
+    if spec is not None:
+        return str(spec.name)
+    file = getattr(main, "__file__", None)
+    if file is None:
+        raise ConfigError(
+            f"{qualified} was defined at a prompt, which has no name that other "
+            "processes could know it by; pass name="
+        )
+    return Path(file).stem
