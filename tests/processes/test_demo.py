@@ -123,6 +123,32 @@ def test_killed_demo_leaves_no_worker(environment):
     assert not any(runs(pid) for pid in workers)
 
 
+def test_quickstart_works_each_second_out_once_in_two_processes(environment):
+    both = [
+        subprocess.Popen(
+            [sys.executable, ROOT / "demos" / "quickstart.py", "8"],
+            env=environment,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for _ in range(2)
+    ]
+    told = [quickstart_of(process.communicate(timeout=30)[0]) for process in both]
+    # The first seconds may pass before the two have met.
+    shared = sorted(told[0].keys() & told[1].keys())[3:]
+
+    assert [0, 0] == [process.returncode for process in both]
+    assert shared
+    assert [told[0][second] for second in shared] == [
+        told[1][second] for second in shared
+    ]
+
+
+def quickstart_of(printed):
+    lines = (line.split() for line in printed.splitlines() if "worked out" in line)
+    return {int(words[0]): int(words[6]) for words in lines}
+
+
 def children(pid):
     listed = subprocess.run(
         ["ps", "-o", "pid=", "--ppid", str(pid)],

@@ -1,7 +1,5 @@
 """The same-host directory between real processes: kills, forks and races."""
 
-# ruff: noqa: SIM300 - the expected value stands on the left in every test
-
 import os
 import signal
 import subprocess
