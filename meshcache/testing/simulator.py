@@ -64,6 +64,11 @@ class Machine(Protocol):
         """Say farewell."""
         ...
 
+    @property
+    def left(self) -> bool:
+        """Whether it has been said, and the process may stop."""
+        ...
+
 
 @final
 @dataclass(slots=True, eq=False)
@@ -76,7 +81,7 @@ class Seat:
     data_address: str
     host: str
     me: Member
-    machine: Any
+    machine: Machine
     swim: Swim | None
     """The membership machine, whose list the invariants are checked on."""
     clock: float
@@ -94,7 +99,7 @@ class Happening(NamedTuple):
     change: Changed
 
 
-MakeMachine = Callable[[Member, random.Random], Any]
+MakeMachine = Callable[[Member, random.Random], Machine]
 OnEffect = Callable[[Seat, Any, float], None]
 
 
@@ -365,7 +370,7 @@ class Simulator:
             else:
                 self._tell(seat, effect)
         self._check(seat)
-        if seat.swim is not None and seat.swim.left:
+        if seat.machine.left:
             self.crash(seat.index)
         elif seat.running:
             self._plan(seat)

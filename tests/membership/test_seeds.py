@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import random
+from itertools import pairwise
 
 from meshcache.membership.seeds import MAX_SEEDS, Seeds
 
@@ -16,7 +17,7 @@ def contacts(seeds: Seeds, until: float, *, alone: bool, answers=False) -> list[
 
 
 def gaps(times: list[float]) -> list[float]:
-    return [later - sooner for sooner, later in zip(times, times[1:], strict=False)]
+    return [later - sooner for sooner, later in pairwise(times)]
 
 
 def test_a_silent_seed_is_asked_less_and_less_often_and_for_ever():

@@ -1,9 +1,10 @@
-"""Whole clusters of membership machines: what they settle on, how fast, at what cost."""
+"""Whole clusters of membership machines: what they settle on, and at what cost."""
 
 from __future__ import annotations
 
 import random
 from collections import Counter
+from itertools import pairwise
 from statistics import median
 
 import pytest
@@ -423,7 +424,7 @@ def test_the_checkers_notice_what_may_not_happen(member_list):
         for who in (me, ann):
             invariants.check(who.host, who, (), (who,))
         invariants.check("ann", ann._replace(incarnation=3), (), (ann,))
-        for before, after in zip(steps, steps[1:], strict=False):
+        for before, after in pairwise(steps):
             invariants.check("me", me, before, after)
 
     alive, raised = (me, ann), (me, ann._replace(incarnation=1))
