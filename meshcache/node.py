@@ -22,7 +22,7 @@ from weakref import WeakSet
 from meshcache.clock import monotonic, time_ns
 from meshcache.codec.keys import encode_key
 from meshcache.config import Config, Keywords, disabled
-from meshcache.engine.ops import GetKeys, Got, Results, Tier
+from meshcache.engine.ops import AskTables, GetKeys, Got, Results, Tables, Tier
 from meshcache.errors import NodeClosed, NotReady
 from meshcache.hashing import key_hash, partition_of
 from meshcache.model import Member, State
@@ -41,6 +41,8 @@ _log = logging.getLogger("meshcache.node")
 
 MAX_NAME: Final = 512
 STOP_TIMEOUT: Final = 5.0
+AGREE_INTERVAL: Final = 0.05
+"""Seconds between two questions to all peers while their tables differ."""
 
 
 class NodeState(Enum):
@@ -207,19 +209,27 @@ class Node:
         return runtime is not None and _settled(runtime, 0)
 
     def wait_ready(self, peers: int = 0, timeout: float = 10.0) -> Self:
-        """Wait until at least *peers* others are alive and the table counts them all.
+        """Wait until at least *peers* others are alive and all agree on one table.
+
+        Every one of them is asked which table it goes by, so that from then on, as
+        long as nobody comes or goes, each key has the same owner for everybody.
 
         Raises:
-            NotReady: they were not there within *timeout* seconds. The node goes on
-                looking for them.
+            NotReady: it did not come to that within *timeout* seconds. The node goes
+                on looking for peers.
         """
         runtime = self._need()
-        with runtime.news:
-            if runtime.news.wait_for(lambda: _settled(runtime, peers), timeout):
+        end = monotonic() + timeout
+        while (left := end - monotonic()) > 0:
+            with runtime.news:
+                settled = runtime.news.wait_for(lambda: _settled(runtime, peers), left)
+            if settled and _agreed(runtime):
                 return self
+            with runtime.news:
+                runtime.news.wait(min(AGREE_INTERVAL, max(0.0, end - monotonic())))
         alive = sum(m.state is State.ALIVE for m in runtime.members()) - 1
         raise NotReady(
-            f"{alive} of {peers} peers after {timeout} s in cluster "
+            f"{alive} of {peers} peers, or no agreement, after {timeout} s in cluster "
             f"{self.config.cluster!r}: check that they share its name, "
             f"and seeds={self.config.seeds!r}"
         )
@@ -286,6 +296,11 @@ def _settled(runtime: Runtime, peers: int) -> bool:
     owners = {m.node_id for m in runtime.members() if m.routable}
     counted = {m.node_id for m in runtime.engine.ranges.table.members}
     return len(alive) > peers and counted == owners
+
+
+def _agreed(runtime: Runtime) -> bool:
+    _, outcome = runtime.ask(AskTables())
+    return isinstance(outcome, Tables) and len(set(outcome.epochs)) == 1
 
 
 def _explain(

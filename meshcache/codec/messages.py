@@ -20,6 +20,7 @@ Two planes, two connections per peer, so that a large value never delays a probe
     caller -- Cancel ---> owner                  nobody waits for this request now
     caller -- Write ----> owner -- Written -----> caller
     caller -- Clear ----> member -- Written ----> caller
+    caller -- Survey ---> member -- Surveyed ---> caller
     owner -- NotOwner | Refused --> caller       typed, so that nothing waits in vain
     node -- Loaders ----> peer                   what this node can load for others
     owner -- Invalidate -> reader                these generations have moved
@@ -74,6 +75,8 @@ __all__ = [
     "Refused",
     "Status",
     "Stranger",
+    "Survey",
+    "Surveyed",
     "Values",
     "Verb",
     "Write",
@@ -289,6 +292,13 @@ class Clear(NamedTuple):
     cache: Name
 
 
+class Survey(NamedTuple):
+    """Which table do you go by? Answered by `Surveyed`."""
+
+    rid: U64
+    epoch: U64
+
+
 class Fulfil(NamedTuple):
     """The value of a leased load; with `ttl_ms` 0 for those who wait, not kept."""
 
@@ -379,6 +389,13 @@ class Written(NamedTuple):
     results: Annotated[tuple[Found, ...], Bound(0, MAX_ITEMS)]
 
 
+class Surveyed(NamedTuple):
+    """The answer to a `Survey`: the epoch of the member's table."""
+
+    rid: U64
+    table: U64
+
+
 class NotOwner(NamedTuple):
     """The key is not ours; by our `table` it belongs to `owner` (empty: nobody)."""
 
@@ -437,6 +454,7 @@ Data: TypeAlias = (
     | Load
     | Write
     | Clear
+    | Survey
     | Fulfil
     | Abandon
     | Cancel
@@ -446,6 +464,7 @@ Data: TypeAlias = (
     | Pending
     | Failed
     | Written
+    | Surveyed
     | NotOwner
     | Refused
     | Loaders
@@ -469,6 +488,7 @@ DATA: Final[dict[int, type[Data]]] = {
     20: Fulfil,
     21: Abandon,
     22: Cancel,
+    23: Survey,
     32: Values,
     33: Filled,
     34: Leased,
@@ -477,6 +497,7 @@ DATA: Final[dict[int, type[Data]]] = {
     37: Written,
     38: NotOwner,
     39: Refused,
+    40: Surveyed,
     48: Loaders,
     49: Invalidate,
 }

@@ -22,6 +22,7 @@ from meshcache.codec.messages import (
     NotOwner,
     Pending,
     Refused,
+    Surveyed,
     Values,
     Written,
 )
@@ -30,7 +31,9 @@ from meshcache.engine.peers import Peer
 
 __all__ = ["Answer", "Call", "Calls", "Loss"]
 
-Answer: TypeAlias = Values | Filled | Leased | Failed | Written | NotOwner | Refused
+Answer: TypeAlias = (
+    Values | Filled | Leased | Failed | Written | Surveyed | NotOwner | Refused
+)
 
 
 class Loss(Enum):

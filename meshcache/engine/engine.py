@@ -48,6 +48,8 @@ from meshcache.codec.messages import (
     Reason,
     Refused,
     Stranger,
+    Survey,
+    Surveyed,
     Values,
     Write,
     Written,
@@ -58,6 +60,8 @@ from meshcache.engine.core import Core
 from meshcache.engine.effects import Changed, Effect, Retabled
 from meshcache.engine.fills import Fills
 from meshcache.engine.ops import (
+    Asked,
+    AskTables,
     ClearCache,
     Closed,
     Deliver,
@@ -75,6 +79,7 @@ from meshcache.engine.peers import Peer, Peers
 from meshcache.engine.ranges import Ranges
 from meshcache.engine.readers import BEAT, SILENCE, Readers
 from meshcache.engine.reads import Reads
+from meshcache.engine.surveys import Surveys
 from meshcache.engine.writes import Writes
 from meshcache.fill.flight import Flights
 from meshcache.hashing import partition_of
@@ -133,6 +138,7 @@ class Engine:
         self._reads = Reads(core, self._calls)
         self._writes = Writes(core, self._calls)
         self._fills = Fills(core, self._calls)
+        self._surveys = Surveys(core, self._calls)
         self._loaders = Register(())
         self.swim = Swim(me, _settings(config), rng)
         self.store = store
@@ -178,7 +184,7 @@ class Engine:
         """Take one operation of this process; see `ops` for what comes back."""
         self._core.now = now
         if self._core.leaving:
-            if isinstance(op, GetKeys | LoadKey | WriteKeys | ClearCache):
+            if isinstance(op, Asked):
                 self._core.complete(ticket, Closed())
         else:
             self._operate(ticket, op)
@@ -256,7 +262,7 @@ class Engine:
         match message:
             case Values() | Filled() | Leased() | Failed() | Written():
                 self._calls.answer(message, route)
-            case NotOwner() | Refused():
+            case Surveyed() | NotOwner() | Refused():
                 self._calls.answer(message, route)
             case Pending():
                 self._calls.pending(message)
@@ -271,7 +277,7 @@ class Engine:
 
     def _receive_addressed(
         self,
-        message: Fetch | Load | Write | Clear | Fulfil | Abandon,
+        message: Fetch | Load | Write | Clear | Survey | Fulfil | Abandon,
         route: Route,
     ) -> None:
         """Take what is meant for this very process, not for one before it."""
@@ -291,6 +297,8 @@ class Engine:
                 self._writes.serve(route, message)
             case Clear():
                 self._writes.serve_clear(route, message)
+            case Survey():
+                self._surveys.serve(route, message)
             case Fulfil():
                 self._fills.fulfil(message)
             case Abandon():
@@ -317,6 +325,13 @@ class Engine:
                 self._writes.write(ticket, op)
             case ClearCache():
                 self._writes.clear(ticket, op)
+            case AskTables():
+                self._surveys.ask(ticket)
+            case _:
+                self._take_note(op)
+
+    def _take_note(self, op: Deliver | Drop | Forsake | Register | RunEnded) -> None:
+        match op:
             case Deliver():
                 self._fills.deliver(op)
             case Drop():

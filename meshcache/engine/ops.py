@@ -15,6 +15,7 @@ from meshcache.codec.messages import Item, LoaderName, Status, Verb
 from meshcache.store.generations import Stamp
 
 __all__ = [
+    "AskTables",
     "Asked",
     "ClearCache",
     "Closed",
@@ -32,6 +33,7 @@ __all__ = [
     "Register",
     "Results",
     "RunEnded",
+    "Tables",
     "Ticket",
     "Tier",
     "TimedOut",
@@ -102,6 +104,10 @@ class ClearCache(NamedTuple):
     cache: str
 
 
+class AskTables(NamedTuple):
+    """Which table each living member that owns something goes by."""
+
+
 class Deliver(NamedTuple):
     """The value of a load that was `Granted`; `ttl_ms` as in `Fulfil`."""
 
@@ -142,7 +148,7 @@ class RunEnded(NamedTuple):
     failure: Failure | None
 
 
-Asked: TypeAlias = GetKeys | LoadKey | WriteKeys | ClearCache
+Asked: TypeAlias = GetKeys | LoadKey | WriteKeys | ClearCache | AskTables
 Operation: TypeAlias = Asked | Deliver | Drop | Forsake | Register | RunEnded
 
 
@@ -207,8 +213,19 @@ class WriteResults(NamedTuple):
     results: tuple[WriteResult | Unreached, ...]
 
 
+class Tables(NamedTuple):
+    """The outcome of `AskTables`: the epochs of all tables, our own first.
+
+    None stands for a member that did not answer.
+    """
+
+    epochs: tuple[int | None, ...]
+
+
 class Closed(NamedTuple):
     """The node stopped before it could answer."""
 
 
-Outcome: TypeAlias = Results | Got | Granted | Raised | TimedOut | WriteResults | Closed
+Outcome: TypeAlias = (
+    Results | Got | Granted | Raised | TimedOut | WriteResults | Tables | Closed
+)
