@@ -149,7 +149,7 @@ class Engine:
     @property
     def me(self) -> Member:
         """This node as membership knows it."""
-        return self._core.me
+        return self.swim.me
 
     def _begin_beats(self, now: float) -> None:
         agenda = self._core.agenda
@@ -345,7 +345,7 @@ class Engine:
 
     def _register(self, op: Register) -> None:
         self._loaders = op
-        self._fills.register(op.loaders)
+        self._fills.register(op)
         for peer in self._core.peers:
             self._tell_loaders(peer)
 
@@ -417,7 +417,8 @@ class Engine:
         core = self._core
         core.out.extend(core.readers.beat(now))
         for peer in core.peers:
-            if peer.followed and now - peer.heard > SILENCE:
+            # The next look is a beat away: what is too old by then is so now.
+            if peer.followed and now + BEAT - peer.heard > SILENCE:
                 peer.followed = False
                 peer.generations.bump_all()
         core.agenda.at(now + BEAT, self._beat)

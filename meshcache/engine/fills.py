@@ -48,6 +48,7 @@ from meshcache.engine.ops import (
     Granted,
     LoadKey,
     Raised,
+    Register,
     RunEnded,
     Ticket,
     Tier,
@@ -111,13 +112,14 @@ class Brought(NamedTuple):
 class Fills:
     """The loading part of the engine."""
 
-    __slots__ = ("_calls", "_core", "_loaders", "_runs")
+    __slots__ = ("_calls", "_core", "_loaders", "_runs", "_tasks")
 
     def __init__(self, core: Core, calls: Calls) -> None:
         self._core = core
         self._calls = calls
         self._loaders: frozenset[LoaderName] = frozenset()
-        self._runs: set[int] = set()
+        self._tasks: frozenset[LoaderName] = frozenset()
+        self._runs: dict[int, bool] = {}
         self._core.agenda.at(self._core.now + self._beat, self._tell_pending)
 
     @property
@@ -129,9 +131,9 @@ class Fills:
         """How many loads this node's pool is at."""
         return len(self._runs)
 
-    def register(self, loaders: tuple[LoaderName, ...]) -> None:
+    def register(self, op: Register) -> None:
         """Take note of what this process can load for others."""
-        self._loaders = frozenset(loaders)
+        self._loaders, self._tasks = frozenset(op.loaders), op.tasks
 
     # --- asked here --------------------------------------------------------------
 
@@ -294,15 +296,19 @@ class Fills:
             self._grant(flight, waiter)
 
     def _can_run(self, message: Load) -> bool:
-        known = LoaderName(message.loader, message.loader_version) in self._loaders
-        room = len(self._runs) < self._core.config.loader_threads
-        return known and room and not message.chain
+        name = LoaderName(message.loader, message.loader_version)
+        if name not in self._loaders or message.chain:
+            return False
+        config, task = self._core.config, name in self._tasks
+        busy = sum(run is task for run in self._runs.values())
+        return busy < (config.loader_tasks if task else config.loader_threads)
 
     def _run(self, flight: Flight, message: Load) -> None:
         core = self._core
         core.counters.runs += 1
         flight.phase = Phase.RUNNING
-        self._runs.add(flight.id)
+        name = LoaderName(message.loader, message.loader_version)
+        self._runs[flight.id] = name in self._tasks
         core.out.append(
             RunLoader(
                 flight.id,
@@ -316,7 +322,7 @@ class Fills:
 
     def run_ended(self, op: RunEnded) -> None:
         """Take what the pool brought, for those who wait and for the store."""
-        self._runs.discard(op.flight)
+        self._runs.pop(op.flight, None)
         flight = self._core.flights.get(op.flight)
         if flight is None:
             self._core.counters.late_values += 1

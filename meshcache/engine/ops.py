@@ -134,9 +134,10 @@ class Forsake(NamedTuple):
 
 
 class Register(NamedTuple):
-    """All loaders this process can run for others."""
+    """All loaders this process can run for others, and which of them are tasks."""
 
     loaders: tuple[LoaderName, ...]
+    tasks: frozenset[LoaderName] = frozenset()
 
 
 class RunEnded(NamedTuple):

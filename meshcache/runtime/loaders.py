@@ -16,8 +16,9 @@ from queue import SimpleQueue
 from typing import Any, NamedTuple, Protocol, final
 
 from meshcache.codec.messages import LoaderName
+from meshcache.config import Config
 from meshcache.engine.effects import RunLoader
-from meshcache.engine.ops import RunEnded
+from meshcache.engine.ops import Register, RunEnded
 from meshcache.runtime.chain import loading
 from meshcache.runtime.failures import failure_of
 from meshcache.runtime.threads import start_thread
@@ -70,28 +71,37 @@ class Loaders:
     `register` is thread-safe; `run` is confined to the driver thread.
 
     Args:
-        threads: the most threads there will be, each started when first needed.
-        timeout: seconds after which a task is cancelled. A thread cannot be; its
+        config: how many threads there will be at most, each started when first
+            needed, and after how long a task is cancelled. A thread cannot be; its
             place is lost until its loader returns.
         ended: takes the end of each run, from any thread.
     """
 
-    def __init__(
-        self, threads: int, timeout: float, ended: Callable[[RunEnded], None]
-    ) -> None:
+    def __init__(self, config: Config, ended: Callable[[RunEnded], None]) -> None:
         self._by_name: dict[LoaderName, Loader] = {}
         self._jobs: SimpleQueue[tuple[Loader, RunLoader] | None] = SimpleQueue()
-        self._threads = threads
+        self._threads = config.loader_threads
+        self._most = config.max_loaders
         self._started = 0
         # A loop keeps only weak references to its tasks.
         self._tasks: set[asyncio.Task[None]] = set()
-        self._timeout = timeout
+        self._timeout = config.load_timeout
         self._ended = ended
 
-    def register(self, loader: Loader) -> tuple[LoaderName, ...]:
-        """Add, or replace, a loader; return the names of all there are."""
-        self._by_name[loader.loader_name] = loader
-        return tuple(sorted(self._by_name))
+    def register(self, loader: Loader) -> Register:
+        """Add, or replace, a loader; return what the engine must know of them all.
+
+        Beyond the limit a loader is left out, and its calls load where they are made.
+        """
+        name = loader.loader_name
+        if name in self._by_name or len(self._by_name) < self._most:
+            self._by_name[name] = loader
+        else:
+            _log.warning(
+                "%s is over max_loaders=%d: it is not shared", name, self._most
+            )
+        tasks = (name for name, known in self._by_name.items() if known.is_async)
+        return Register(tuple(sorted(self._by_name)), frozenset(tasks))
 
     def run(self, effect: RunLoader) -> None:
         """Start a run. Its end is told, also when it cannot be started."""

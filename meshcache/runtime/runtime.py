@@ -30,7 +30,6 @@ from meshcache.engine.ops import (
     LoadKey,
     Operation,
     Outcome,
-    Register,
 )
 from meshcache.errors import ConfigError
 from meshcache.model import Member, NodeId, State
@@ -70,11 +69,10 @@ class Runtime:
         self._started = False
         self._directory = _directory(config)
         self._scout = Scout(config, self._directory, self._found, self._died)
-        self._loaders = Loaders(
-            config.loader_threads, config.load_timeout, self._run_ended
-        )
+        self._loaders = Loaders(config, self._run_ended)
         self._transport: ZmqTransport
         self._engine: Engine
+        self._members: tuple[Member, ...] = ()
         self._driver: Driver
         self._join = start_thread("io", self._body)
         self._await_start()
@@ -127,6 +125,7 @@ class Runtime:
         now = monotonic()
         offset = time_ns() - int(now * 1e9)
         self._engine = Engine(me, config, random.Random(), now, offset)
+        self._members = self._engine.members()
         self._driver = Driver(
             self._engine, self._transport, config, self._loaders.run, self._tell
         )
@@ -147,6 +146,9 @@ class Runtime:
         self._driver.submit(None, ended)
 
     def _tell(self, news: Told) -> None:
+        # A tuple replaced by assignment, since the machine's own may be half changed
+        # when another thread looks.
+        self._members = self._engine.members()
         if isinstance(news, Changed):
             _log_change(self.me, news)
         elif isinstance(news, Retabled):
@@ -174,7 +176,7 @@ class Runtime:
 
     def members(self) -> tuple[Member, ...]:
         """Return everyone this node knows of, in whatever state."""
-        return self._engine.members()
+        return self._members
 
     def stats(self) -> dict[str, Any]:
         """Return the counters of the engine and the edges."""
@@ -238,7 +240,7 @@ class Runtime:
 
     def register(self, loader: Loader) -> None:
         """Let other nodes have *loader* run here."""
-        self.tell(Register(self._loaders.register(loader)))
+        self.tell(self._loaders.register(loader))
 
     # --- ending ------------------------------------------------------------------
 

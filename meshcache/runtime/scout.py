@@ -53,6 +53,8 @@ class Scout:
         self._providers: list[tuple[Provider, list[str]]] = [
             (provider, []) for provider in providers(config.seeds)
         ]
+        self._me: Member | None = None
+        self._registered = False
         self._next_ask = 0.0
         self._last: set[str] = set()
         self._failing: set[object] = set()
@@ -66,12 +68,8 @@ class Scout:
         Raises:
             ConfigError: the directory is not this user's alone.
         """
-        if self._directory is not None:
-            address, pid = me.address, os.getpid()
-            try:
-                self._directory.register(me.node_id, me.epoch, address, pid)
-            except OSError as error:
-                self._fail(self._directory, error)
+        self._me = me
+        self._register()
         if self._directory is not None or self._providers:
             self._join = start_thread("scout", self._run)
 
@@ -85,6 +83,18 @@ class Scout:
         """Let go of the parent's lock, in a child."""
         if self._directory is not None:
             self._directory.abandon_after_fork()
+
+    def _register(self) -> None:
+        """Enter the directory; if that cannot be done now, at the next look."""
+        me, directory = self._me, self._directory
+        if directory is None or me is None or self._registered:
+            return
+        try:
+            directory.register(me.node_id, me.epoch, me.address, os.getpid())
+        except OSError as error:
+            self._fail("directory", error)
+        else:
+            self._registered = True
 
     def _leave(self) -> None:
         if self._directory is not None:
@@ -104,12 +114,14 @@ class Scout:
     def _look_around(self) -> set[str]:
         if self._directory is None:
             return set()
+        self._register()
         try:
             scan = self._directory.scan()
         except (OSError, ConfigError) as error:
-            self._fail(self._directory, error)
+            self._fail("directory", error)
             return set()
-        self._failing.discard(self._directory)
+        if self._registered:
+            self._failing.discard("directory")
         for record in scan.died:
             self._died(record)
         return {record.address for record in scan.alive}

@@ -93,6 +93,9 @@ class Near:
         *,
         lock: AbstractContextManager[Any] | None = None,
     ) -> None:
+        if max_entries == 0:
+            # Turned off: whatever comes is heavier than nothing, and refused.
+            max_entries, max_bytes = 1, -1
         self._policy: AdaptiveFifo[NearEntry] = AdaptiveFifo(
             max_entries,
             max_bytes,

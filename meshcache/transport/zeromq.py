@@ -467,14 +467,21 @@ def _bind(listener: Socket, host: str, port: int) -> bool:
 
 
 def _default_route() -> str:
-    """Return this machine's address on its default route; sends nothing."""
+    """Return this machine's address on its default route; sends nothing.
+
+    Raises:
+        ConfigError: there is no such route.
+    """
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
         try:
             # A UDP socket picks its source address on connect, without a packet. The
             # address is one reserved for documentation (RFC 5737).
             probe.connect(("192.0.2.1", 9))
-        except OSError:
-            return "127.0.0.1"
+        except OSError as error:
+            raise ConfigError(
+                "bind is a wildcard and this machine has no default route to tell its "
+                "address by; say advertise= with the address that peers can reach"
+            ) from error
         return str(probe.getsockname()[0])
 
 
