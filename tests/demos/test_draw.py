@@ -40,8 +40,15 @@ def test_picture_fits_the_terminal(nodes, size):
     width, height = size
     lines = drawn(picture(nodes, "0" * 16384), width, height)
 
-    assert len(lines) < height
+    assert len(lines) <= height
     assert max(map(len, lines)) <= width
+
+
+def test_four_members_and_three_events_fit_the_smallest_terminal():
+    lines = drawn(picture(4, "0" * 16384), 80, 24)
+
+    assert sum(line.startswith("●") for line in lines) == 4
+    assert sum(line.startswith("3599.00 s") for line in lines) == 3
 
 
 def test_picture_of_nothing_yet_can_be_drawn():

@@ -1,0 +1,1 @@
+"""A small application over real data: what is near which airport."""

@@ -1,0 +1,1 @@
+"""Runs an application in several processes and watches what their mesh does."""
