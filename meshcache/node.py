@@ -204,15 +204,16 @@ class Node:
 
     @property
     def ready(self) -> bool:
-        """Whether this node runs and its table counts exactly the members alive."""
+        """Whether this node runs, has met its siblings and counts all who live."""
         runtime = self._runtime
         return runtime is not None and _settled(runtime, 0)
 
     def wait_ready(self, peers: int = 0, timeout: float = 10.0) -> Self:
         """Wait until at least *peers* others are alive and all agree on one table.
 
-        Every one of them is asked which table it goes by, so that from then on, as
-        long as nobody comes or goes, each key has the same owner for everybody.
+        The other nodes of this host are waited for in any case. Every member is asked
+        which table it goes by, so that from then on, as long as nobody comes or goes,
+        each key has the same owner for everybody.
 
         Raises:
             NotReady: it did not come to that within *timeout* seconds. The node goes
@@ -292,10 +293,14 @@ def full_key(cache: str, key: object) -> bytes:
 
 
 def _settled(runtime: Runtime, peers: int) -> bool:
-    alive = {m.node_id for m in runtime.members() if m.state is State.ALIVE}
-    owners = {m.node_id for m in runtime.members() if m.routable}
+    """Whether everybody known is in the table, and everybody to be known is known."""
+    members = runtime.members()
+    alive = {m.address for m in members if m.state is State.ALIVE}
+    owners = {m.node_id for m in members if m.routable}
     counted = {m.node_id for m in runtime.engine.ranges.table.members}
-    return len(alive) > peers and counted == owners
+    siblings = runtime.siblings
+    met = siblings is not None and siblings <= alive
+    return met and len(alive) > peers and counted == owners
 
 
 def _agreed(runtime: Runtime) -> bool:

@@ -135,6 +135,8 @@ class Runtime:
 
     def _found(self, addresses: Iterable[str]) -> None:
         known = tuple(addresses)
+        with self.news:
+            self.news.notify_all()
         self._driver.post(lambda engine, now: engine.seeds(known, now))
 
     def _died(self, record: Record) -> None:
@@ -177,6 +179,11 @@ class Runtime:
     def members(self) -> tuple[Member, ...]:
         """Return everyone this node knows of, in whatever state."""
         return self._members
+
+    @property
+    def siblings(self) -> frozenset[str] | None:
+        """The addresses of this host's other nodes; None before the first look."""
+        return self._scout.siblings
 
     def stats(self) -> dict[str, Any]:
         """Return the counters of the engine and the edges."""

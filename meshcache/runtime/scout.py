@@ -36,6 +36,10 @@ class Scout:
         directory: the same-host directory, or None.
         found: takes all addresses known now, whenever they have changed.
         died: takes a sibling whose lock was released by its death.
+
+    Attributes:
+        siblings: the control addresses of the living nodes of this host, as of the
+            last look; None before the first. Read by any thread.
     """
 
     def __init__(
@@ -53,10 +57,11 @@ class Scout:
         self._providers: list[tuple[Provider, list[str]]] = [
             (provider, []) for provider in providers(config.seeds)
         ]
+        self.siblings: frozenset[str] | None = None
         self._me: Member | None = None
         self._registered = False
         self._next_ask = 0.0
-        self._last: set[str] = set()
+        self._last: set[str] | None = None
         self._failing: set[object] = set()
         self._stop = Event()
         self.failures = 0
@@ -70,7 +75,9 @@ class Scout:
         """
         self._me = me
         self._register()
-        if self._directory is not None or self._providers:
+        if self._directory is None and not self._providers:
+            self.siblings = frozenset()
+        else:
             self._join = start_thread("scout", self._run)
 
     def stop(self, timeout: float) -> None:
@@ -106,7 +113,9 @@ class Scout:
             self._stop.wait(self._interval)
 
     def _look(self) -> None:
-        addresses = self._look_around() | self._look_abroad()
+        siblings = self._look_around()
+        self.siblings = frozenset(siblings)
+        addresses = siblings | self._look_abroad()
         if addresses != self._last:
             self._last = addresses
             self._found(sorted(addresses))
