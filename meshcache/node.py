@@ -41,6 +41,7 @@ _log = logging.getLogger("meshcache.node")
 
 MAX_NAME: Final = 512
 STOP_TIMEOUT: Final = 5.0
+EXIT_TIMEOUT: Final = 1.0
 AGREE_INTERVAL: Final = 0.05
 """Seconds between two questions to all peers while their tables differ."""
 
@@ -146,7 +147,7 @@ class Node:
         for loader in self._loaders:
             runtime.register(loader)
         self._runtime = runtime
-        _exits.add(self)
+        _running.add(self)
 
     def stop(self, timeout: float = STOP_TIMEOUT) -> None:
         """Say farewell to the cluster and close everything, within *timeout* seconds.
@@ -159,6 +160,7 @@ class Node:
             runtime, self._runtime = self._runtime, None
             self._stopped = True
             self._rebind()
+            _running.discard(self)
         if runtime is not None and not runtime.stop(timeout):
             _log.warning("%r: a thread did not end within %s s", self, timeout)
 
@@ -173,6 +175,7 @@ class Node:
         runtime, self._runtime = self._runtime, None
         self._lock = RLock()
         self._rebind()
+        _running.discard(self)
         if runtime is not None:
             self._forked = True
             runtime.abandon_after_fork()
@@ -333,11 +336,12 @@ def _explain(
     )
 
 
-_exits: WeakSet[Node] = WeakSet()
+# Nodes that run, kept alive by that: one that nobody holds any more still is a member.
+_running: set[Node] = set()
 
 
 @atexit.register
 def _stop_all() -> None:
     """Say farewell at exit, so that peers need not find out."""
-    for node in list(_exits):
-        node.stop(timeout=1.0)
+    for node in list(_running):
+        node.stop(timeout=EXIT_TIMEOUT)

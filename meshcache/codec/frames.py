@@ -34,7 +34,14 @@ from meshcache.codec.messages import CONTROL, DATA, STRANGER, Bound, Message, St
 from meshcache.errors import LocalProtocolError, RemoteProtocolError
 from meshcache.model import Member, State
 
-__all__ = ["MAGIC", "PROTOCOL", "PROTOCOL_OLDEST", "FrameCodec"]
+__all__ = [
+    "MAGIC",
+    "MAX_LABEL",
+    "PROTOCOL",
+    "PROTOCOL_OLDEST",
+    "FrameCodec",
+    "hints",
+]
 
 MAGIC: Final = b"MC"
 PROTOCOL: Final = 1
@@ -51,7 +58,10 @@ def _integer(bound: Bound) -> Check:
 
     def check(value: Any) -> int:
         if type(value) is not int or not low <= value <= high:
-            raise ValueError(f"want an integer of {low} to {high}, got {value!r:.40}")
+            # Never a peer's value as it is: its repr may be larger than the frame, or
+            # nest too deeply to be made at all.
+            got = value if type(value) is int else type(value).__name__
+            raise ValueError(f"want an integer of {low} to {high}, got {got}")
         return value
 
     return check
@@ -97,7 +107,7 @@ def _boolean(value: Any) -> bool:
 
 
 def _record(kind: type[Any]) -> Check:
-    checks = [_check_for(hint) for hint in _hints(kind).values()]
+    checks = [_check_for(hint) for hint in hints(kind).values()]
     make: Callable[[list[Any]], Any] = kind._make
 
     def check(value: Any) -> Any:
@@ -122,7 +132,8 @@ _MEMBER_BOUNDS: Final[dict[str, Any]] = {
 }
 
 
-def _hints(kind: type[Any]) -> dict[str, Any]:
+def hints(kind: type[Any]) -> dict[str, Any]:
+    """Return the types of a record's fields, with their bounds, by name."""
     if kind is Member:
         return _MEMBER_BOUNDS
     return get_type_hints(kind, include_extras=True)
@@ -141,12 +152,26 @@ def _check_for(hint: Any) -> Check:
     return _record(hint)
 
 
+def _widest(hint: Any) -> int:
+    """Return how long a list, or record, in a value of this type can be."""
+    if get_origin(hint) is Annotated:
+        inner, bound = get_args(hint)[:2]
+        if get_origin(inner) is not tuple:
+            return 0
+        return max(bound.high, _widest(get_args(inner)[0]))
+    if issubclass(hint, int):
+        return 0
+    fields = hints(hint)
+    return max([len(fields), *map(_widest, fields.values())])
+
+
 _KIND_OF: Final[dict[type[Any], int]] = {
     cls: kind for kind, cls in (*CONTROL.items(), *DATA.items(), (STRANGER, Stranger))
 }
 _CHECK_OF: Final[dict[int, Check]] = {
     kind: _record(cls) for cls, kind in _KIND_OF.items()
 }
+_WIDEST_OF: Final = {kind: _widest(cls) for cls, kind in _KIND_OF.items()}
 
 
 @final
@@ -194,12 +219,17 @@ class FrameCodec:
         check = _CHECK_OF.get(frame[at])
         if check is None:
             raise RemoteProtocolError("kind", f"no message has the kind {frame[at]}")
+        packed = memoryview(frame)[at + 1 :]
         try:
+            # msgpack up to 1.2.3 makes a list as long as declared before it reads on,
+            # at each of a thousand levels.
             body = msgpack.unpackb(
-                memoryview(frame)[at + 1 :],
+                packed,
                 use_list=False,
-                strict_map_key=True,
                 unicode_errors="surrogatepass",
+                max_array_len=min(_WIDEST_OF[frame[at]], len(packed)),
+                max_map_len=0,
+                max_ext_len=0,
             )
         except (
             ValueError,

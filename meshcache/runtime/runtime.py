@@ -45,6 +45,9 @@ from meshcache.transport.zeromq import ZmqTransport
 __all__ = ["Runtime"]
 
 START_TIMEOUT: Final = 10.0
+CLOSING: Final = 1.0
+"""Seconds beyond its farewell that a node may take to close its sockets."""
+
 GRACE: Final = 5.0
 """Seconds that a caller waits beyond what the engine promised, before it concludes
 that the I/O thread is gone."""
@@ -253,10 +256,11 @@ class Runtime:
 
     def stop(self, timeout: float) -> bool:
         """Say farewell and end the threads; False if one would not end in time."""
-        self._scout.stop(timeout)
+        end = monotonic() + timeout + CLOSING
         self._driver.stop(timeout)
         self._loaders.close()
-        return self._join(timeout + GRACE)
+        looking = self._scout.stop(timeout)
+        return self._join(max(0.0, end - monotonic())) and looking
 
     def abandon_after_fork(self) -> None:
         """In a forked child: close what was inherited, and touch nothing else."""

@@ -80,11 +80,16 @@ class Scout:
         else:
             self._join = start_thread("scout", self._run)
 
-    def stop(self, timeout: float) -> None:
-        """Stop looking, and leave the directory."""
+    def stop(self, timeout: float) -> bool:
+        """Stop looking and leave the directory; False if that takes too long.
+
+        A look-up of a name cannot be cut short. What is left then, the kernel cleans.
+        """
         self._stop.set()
-        if self._join is None or self._join(timeout):
-            self._leave()
+        if self._join is not None and not self._join(timeout):
+            return False
+        self._leave()
+        return True
 
     def abandon_after_fork(self) -> None:
         """Let go of the parent's lock, in a child."""
