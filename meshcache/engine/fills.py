@@ -402,11 +402,15 @@ class Fills:
     # --- flights -----------------------------------------------------------------
 
     def _joinable(self, key: bytes) -> Flight | None:
-        """Return the flight to join, unless something was written since its start."""
+        """Return the flight to join, unless something was written since its start.
+
+        A write to a key of ours detaches its very flight. Of a peer's key we hear by
+        its bucket; if another key was meant, the owner has us join its own flight.
+        """
         flights = self._core.flights
         flight = flights.joinable(key)
-        if flight is None:
-            return None
+        if flight is None or self._core.ranges.mine(flight.hashed):
+            return flight
         if isinstance(flight.stamp, Stamp) and not flight.stamp.stands:
             flights.detach(flight)
             return None
