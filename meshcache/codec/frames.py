@@ -48,6 +48,8 @@ PROTOCOL: Final = 1
 PROTOCOL_OLDEST: Final = 1
 MAX_LABEL: Final = 64
 _LABEL_AT: Final = len(MAGIC) + 2
+_MOST_FIELDS: Final = 16
+"""Up to so many fields a message of the wrong number is told of by name."""
 
 Check: TypeAlias = Callable[[Any], Any]
 """Takes what msgpack decoded, returns the field's value or raises ValueError."""
@@ -158,7 +160,8 @@ def _widest(hint: Any) -> int:
         inner, bound = get_args(hint)[:2]
         if get_origin(inner) is not tuple:
             return 0
-        return max(bound.high, _widest(get_args(inner)[0]))
+        longest: int = bound.high
+        return max(longest, _widest(get_args(inner)[0]))
     if issubclass(hint, int):
         return 0
     fields = hints(hint)
@@ -171,7 +174,9 @@ _KIND_OF: Final[dict[type[Any], int]] = {
 _CHECK_OF: Final[dict[int, Check]] = {
     kind: _record(cls) for cls, kind in _KIND_OF.items()
 }
-_WIDEST_OF: Final = {kind: _widest(cls) for cls, kind in _KIND_OF.items()}
+_WIDEST_OF: Final = {
+    kind: max(_MOST_FIELDS, _widest(cls)) for cls, kind in _KIND_OF.items()
+}
 
 
 @final

@@ -130,6 +130,7 @@ class Status(IntEnum):
     TOO_LARGE = 2
     NOT_A_NUMBER = 3
     NOT_OWNER = 4
+    UNKNOWN = 5
 
 
 class Reason(IntEnum):

@@ -454,5 +454,6 @@ class Engine:
 
 
 def _settings(config: Config) -> Settings:
-    """Return the part of *config* that membership obeys."""
-    return Settings(**{f.name: getattr(config, f.name) for f in fields(Settings)})
+    """Return the part of *config* that membership obeys; the rest is for studies."""
+    shared = (f.name for f in fields(Settings) if hasattr(config, f.name))
+    return Settings(**{name: getattr(config, name) for name in shared})

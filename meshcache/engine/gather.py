@@ -1,18 +1,13 @@
-"""One operation over many keys: its parts go to several owners, its answer is one."""
+"""One question to several members: the answers, in order, once all are there."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
 from typing import Generic, TypeVar, final
 
-from meshcache.engine.peers import Peer
-
-__all__ = ["Gather", "Part", "by_owner", "chunks"]
+__all__ = ["Gather"]
 
 Result = TypeVar("Result")
-Operation = TypeVar("Operation")
-Item = TypeVar("Item")
 
 
 @final
@@ -34,48 +29,3 @@ class Gather(Generic[Result]):
         self._left -= 1
         if self._left == 0:
             self._done(tuple(self.results))
-
-
-@final
-@dataclass(frozen=True, slots=True)
-class Part(Generic[Operation, Result]):
-    """What one owner does of an operation: the keys at `indexes`, by `deadline`.
-
-    `hop` is how often these keys have been redirected.
-    """
-
-    op: Operation
-    gather: Gather[Result]
-    indexes: list[int]
-    hop: int
-    deadline: float
-
-
-def by_owner(
-    wanted: Iterable[tuple[int, Peer | None]],
-) -> dict[Peer | None, list[int]]:
-    """Group the indexes of an operation's keys by the peer that owns them."""
-    groups: dict[Peer | None, list[int]] = {}
-    for index, peer in wanted:
-        groups.setdefault(peer, []).append(index)
-    return groups
-
-
-def chunks(
-    items: Sequence[Item],
-    size_of: Callable[[Item], int],
-    max_items: int,
-    max_bytes: int,
-) -> Iterator[list[Item]]:
-    """Cut *items* into requests of bounded length, each of at least one item."""
-    chunk: list[Item] = []
-    total = 0
-    for item in items:
-        size = size_of(item)
-        if chunk and (len(chunk) >= max_items or total + size > max_bytes):
-            yield chunk
-            chunk, total = [], 0
-        chunk.append(item)
-        total += size
-    if chunk:
-        yield chunk

@@ -1,23 +1,20 @@
 """Reading without loading: `GetKeys` for the application, `Fetch` for peers.
 
-Many keys go as one request per owner. What cannot be had is a miss: an owner that is
-silent, gone, overloaded or of another opinion about the table costs the caller nothing
-but the value. A key that its supposed owner disowns is asked for once more, where the
-newer table says, and never a third time.
+What cannot be had is a miss: an owner that is silent, gone, overloaded or of another
+opinion about the table costs the caller nothing but the value.
 """
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Final, final
 
 from meshcache.codec.mail import Route
-from meshcache.codec.messages import Fetch, Found, Refused, Status, Values
+from meshcache.codec.messages import Fetch, Found, Status, Values
 from meshcache.engine.calls import Answer, Calls, Loss
 from meshcache.engine.core import Core
-from meshcache.engine.gather import Gather, Part, by_owner, chunks
 from meshcache.engine.ops import GetKeys, Got, Results, Ticket, Tier
 from meshcache.engine.peers import Peer
+from meshcache.engine.scatter import Part, Scatter
 from meshcache.hashing import key_hash
 from meshcache.store.generations import Stamp
 
@@ -29,58 +26,23 @@ DISOWNED: Final = Found(Status.NOT_OWNER, b"", 0, 0)
 
 @final
 class Reads:
-    """The reading half of the engine."""
+    """The reading half of the engine. Confined to the driver thread."""
 
-    __slots__ = ("calls", "core")
+    __slots__ = ("_calls", "_core")
 
     def __init__(self, core: Core, calls: Calls) -> None:
-        self.core = core
-        self.calls = calls
+        self._core = core
+        self._calls = calls
 
     def get(self, ticket: Ticket, op: GetKeys) -> None:
         """Find the keys of *op*, here and at their owners."""
-        core = self.core
-        gather = Gather[Got | None](
-            len(op.keys), None, lambda found: core.complete(ticket, Results(found))
-        )
-        if not op.keys:
-            core.complete(ticket, Results(()))
-            return
-        remote: list[tuple[int, Peer | None]] = []
-        for index, (key, hashed) in enumerate(op.keys):
-            if core.ranges.mine(hashed):
-                gather.put(index, self.own(key, hashed))
-            else:
-                remote.append((index, core.peer_of(hashed)))
-        deadline = core.now + core.config.request_timeout
-        self.fetch(op, gather, by_owner(remote), 0, deadline)
-
-    def own(self, key: bytes, hashed: int) -> Got | None:
-        """Return what this node's own range holds under *key*."""
-        stamp = self.core.ranges.stamp(hashed)
-        entry = self.core.store.get(key, hashed, self.core.now)
-        if entry is None:
-            return None
-        return Got(entry.value, entry.expires, entry.version, Tier.HOST, stamp)
-
-    def fetch(
-        self,
-        op: GetKeys,
-        gather: Gather[Got | None],
-        groups: dict[Peer | None, list[int]],
-        hop: int,
-        deadline: float,
-    ) -> None:
-        """Ask each owner for its keys; `None` as an owner means nobody to ask."""
-        config = self.core.config
-        for peer, indexes in groups.items():
-            for part in chunks(
-                indexes,
-                lambda i: len(op.keys[i][0]),
-                config.max_batch_keys,
-                config.max_batch_bytes,
-            ):
-                _Fetching(self, Part(op, gather, part, hop, deadline)).ask(peer)
+        core = self._core
+        _Fetching(
+            core,
+            self._calls,
+            op.keys,
+            lambda found: core.complete(ticket, Results(found)),
+        ).start()
 
     def serve(self, route: Route, message: Fetch) -> None:
         """Answer a peer's `Fetch` from this node's range.
@@ -88,7 +50,7 @@ class Reads:
         The answer may stop before the last key when it has grown to
         `max_batch_bytes`; the peer asks again for the rest.
         """
-        core = self.core
+        core = self._core
         core.readers.add(route, core.now)
         results: list[Found] = []
         size = 0
@@ -101,7 +63,7 @@ class Reads:
         core.reply(route, Values(message.rid, tuple(results)))
 
     def _find(self, key: bytes) -> Found:
-        core = self.core
+        core = self._core
         hashed = key_hash(key)
         if not core.ranges.mine(hashed):
             core.counters.not_owner_sent += 1
@@ -116,87 +78,41 @@ class Reads:
 
 
 @final
-class _Fetching:
-    """One `Fetch` under way: the part of an operation that one owner answers."""
+class _Fetching(Scatter[bytes, Got | None]):
+    """A read of many keys under way."""
 
-    __slots__ = ("_part", "_peer", "_reads", "_stamps")
+    def own(self, item: bytes, hashed: int) -> Got | None:
+        stamp = self.core.ranges.stamp(hashed)
+        entry = self.core.store.get(item, hashed, self.core.now)
+        if entry is None:
+            return None
+        return Got(entry.value, entry.expires, entry.version, Tier.HOST, stamp)
 
-    def __init__(self, reads: Reads, part: Part[GetKeys, Got | None]) -> None:
-        self._reads = reads
-        self._part = part
-        self._peer: Peer | None = None
-        self._stamps: list[Stamp | None] = []
+    def size(self, item: bytes) -> int:
+        return len(item)
 
-    def ask(self, peer: Peer | None) -> None:
-        """Send the request, or count every key as a miss if that cannot be."""
-        core = self._reads.core
-        self._peer = peer
-        if peer is None:
-            self._lost(Loss.AVOIDED)
-            return
+    def before(self, peer: Peer, index: int, hop: int) -> Stamp | None:
+        peer.follow(self.core.now)
         # A redirected answer comes from a node whose invalidations this node's
         # tenure does not follow, so it is not to be kept near.
-        self._stamps = [
-            core.ranges.stamp(self._part.op.keys[i][1]) if self._part.hop == 0 else None
-            for i in self._part.indexes
-        ]
-        peer.follow(core.now)
-        keys = tuple(self._part.op.keys[i][0] for i in self._part.indexes)
-        epoch, table = peer.member.epoch, core.ranges.table.epoch
-        budget_ms = max(1, int((self._part.deadline - core.now) * 1000))
-        started = self._reads.calls.start(
-            peer,
-            lambda rid: Fetch(rid, epoch, table, self._part.hop, budget_ms, keys),
-            self._part.deadline,
-            self._answered,
-            self._lost,
-        )
-        if started is None:
-            self._lost(Loss.AVOIDED)
+        return None if hop else self.core.ranges.stamp(self.items[index][1])
 
-    def _answered(self, message: Answer) -> None:
-        if not isinstance(message, Values) or not message.results:
-            if isinstance(message, Refused):
-                self._reads.core.counters.local += 1
-            self._lost(Loss.GONE)
-            return
-        disowned: list[int] = []
-        for index, found, stamp in zip(
-            self._part.indexes, message.results, self._stamps, strict=False
-        ):
-            if found.status is Status.NOT_OWNER and self._part.hop == 0:
-                disowned.append(index)
-            else:
-                self._part.gather.put(index, self._got(found, stamp))
-        rest = self._part.indexes[len(message.results) :]
-        if rest:
-            more = replace(self._part, indexes=rest)
-            _Fetching(self._reads, more).ask(self._peer)
-        self._redirect(disowned)
+    def message(self, part: Part, budget_ms: int, rid: int) -> Fetch:
+        keys = tuple(self.items[i][0] for i in part.indexes)
+        epoch, table = part.peer.member.epoch, self.core.ranges.table.epoch
+        return Fetch(rid, epoch, table, part.hop, budget_ms, keys)
 
-    def _got(self, found: Found, stamp: Stamp | None) -> Got | None:
+    def found(self, part: Part, answer: Answer) -> tuple[Found, ...] | None:
+        # It may end before the last key: the rest is asked for again.
+        return answer.results if isinstance(answer, Values) else None
+
+    def take(self, found: Found, noted: object) -> Got | None:
         if found.status is not Status.HIT:
             return None
-        expires = self._reads.core.expires(found.ttl_ms)
+        self.core.observe(found.version)
+        expires = self.core.expires(found.ttl_ms)
+        stamp = noted if isinstance(noted, Stamp) else None
         return Got(found.value, expires, found.version, Tier.PEER, stamp)
 
-    def _redirect(self, indexes: list[int]) -> None:
-        core = self._reads.core
-        again: list[tuple[int, Peer | None]] = []
-        for index in indexes:
-            core.counters.not_owner_received += 1
-            key, hashed = self._part.op.keys[index]
-            peer = core.peer_of(hashed)
-            if core.ranges.mine(hashed):
-                self._part.gather.put(index, self._reads.own(key, hashed))
-            elif peer is None or peer is self._peer:
-                self._part.gather.put(index, None)
-            else:
-                again.append((index, peer))
-        self._reads.fetch(
-            self._part.op, self._part.gather, by_owner(again), 1, self._part.deadline
-        )
-
-    def _lost(self, _why: Loss) -> None:
-        for index in self._part.indexes:
-            self._part.gather.put(index, None)
+    def lost(self, peer: Peer | None, why: Loss) -> None:
+        return None

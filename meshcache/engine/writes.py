@@ -11,6 +11,7 @@ and says whether the write may have happened all the same.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from typing import Final, final
 
@@ -27,7 +28,7 @@ from meshcache.codec.messages import (
 from meshcache.codec.values import MsgpackCodec
 from meshcache.engine.calls import Answer, Calls, Loss
 from meshcache.engine.core import Core
-from meshcache.engine.gather import Gather, Part, by_owner, chunks
+from meshcache.engine.gather import Gather
 from meshcache.engine.ops import (
     ClearCache,
     Ticket,
@@ -37,6 +38,7 @@ from meshcache.engine.ops import (
     WriteResults,
 )
 from meshcache.engine.peers import Peer
+from meshcache.engine.scatter import Part, Scatter
 from meshcache.errors import SerializationError, ValueTooLarge
 from meshcache.hashing import bucket_of, key_hash
 from meshcache.model import State
@@ -65,18 +67,11 @@ class Writes:
     def write(self, ticket: Ticket, op: WriteKeys) -> None:
         """Change the keys of *op*, here and at their owners."""
         core = self.core
-        if not op.items:
-            core.complete(ticket, WriteResults(()))
-            return
-        gather = self._gather(ticket, len(op.items))
-        remote: list[tuple[int, Peer | None]] = []
-        for index, (item, hashed) in enumerate(op.items):
-            if core.ranges.mine(hashed):
-                gather.put(index, self.apply(op.verb, item, hashed))
-            else:
-                remote.append((index, core.peer_of(hashed)))
-        deadline = core.now + core.config.request_timeout
-        self.send(op, gather, by_owner(remote), 0, deadline)
+        _Writing(
+            self,
+            op,
+            lambda results: core.complete(ticket, WriteResults(results)),
+        ).start()
 
     def clear(self, ticket: Ticket, op: ClearCache) -> None:
         """Forget a cache here and on every member that may hold some of it."""
@@ -107,25 +102,6 @@ class Writes:
             NOBODY,
             lambda results: self.core.complete(ticket, WriteResults(results)),
         )
-
-    def send(
-        self,
-        op: WriteKeys,
-        gather: Gather[WriteResult | Unreached],
-        groups: dict[Peer | None, list[int]],
-        hop: int,
-        deadline: float,
-    ) -> None:
-        """Send each owner its part; `None` as an owner means nobody to send to."""
-        config = self.core.config
-        for peer, indexes in groups.items():
-            for part in chunks(
-                indexes,
-                lambda i: len(op.items[i][0].key) + len(op.items[i][0].value),
-                config.max_batch_keys,
-                config.max_batch_bytes,
-            ):
-                _Writing(self, Part(op, gather, part, hop, deadline)).ask(peer)
 
     # --- for peers ---------------------------------------------------------------
 
@@ -216,7 +192,7 @@ class Writes:
 
     def _forget(self, cache: str) -> None:
         core = self.core
-        prefix = cache.encode()
+        prefix = cache.encode(errors="surrogatepass")
         core.store.clear(prefix, core.stamp())
         core.store.generations.bump_all()
         for peer in core.peers:
@@ -257,91 +233,59 @@ def _not_cleared(
 
 
 @final
-class _Writing:
-    """One `Write` under way: the part of an operation that one owner does."""
-
-    __slots__ = ("_part", "_peer", "_writes")
+class _Writing(Scatter[Item, WriteResult | Unreached]):
+    """A write of many keys under way."""
 
     def __init__(
-        self, writes: Writes, part: Part[WriteKeys, WriteResult | Unreached]
+        self,
+        writes: Writes,
+        op: WriteKeys,
+        done: Callable[[tuple[WriteResult | Unreached, ...]], None],
     ) -> None:
+        super().__init__(writes.core, writes.calls, op.items, done)
         self._writes = writes
-        self._part = part
-        self._peer: Peer | None = None
+        self._verb = op.verb
 
-    def ask(self, peer: Peer | None) -> None:
-        """Send the request, or report every key as unreached if that cannot be."""
-        core = self._writes.core
-        self._peer = peer
-        if peer is None:
-            self._lost(Loss.AVOIDED)
-            return
-        self._doubt_local_copies(peer)
-        items = tuple(self._part.op.items[i][0] for i in self._part.indexes)
-        epoch, table = peer.member.epoch, core.ranges.table.epoch
-        budget_ms = max(1, int((self._part.deadline - core.now) * 1000))
-        verb = self._part.op.verb
-        started = self._writes.calls.start(
-            peer,
-            lambda rid: Write(
-                rid, epoch, table, self._part.hop, budget_ms, verb, items
-            ),
-            self._part.deadline,
-            self._answered,
-            self._lost,
-        )
-        if started is None:
-            self._lost(Loss.AVOIDED)
+    def own(self, item: Item, hashed: int) -> WriteResult:
+        return self._writes.apply(self._verb, item, hashed)
 
-    def _doubt_local_copies(self, peer: Peer) -> None:
-        """Make this process forget what it holds of the keys that are written.
+    def size(self, item: Item) -> int:
+        return len(item.key) + len(item.value)
+
+    def before(self, peer: Peer, index: int, hop: int) -> None:
+        self._doubt(peer, index)
+
+    def _doubt(self, peer: Peer, index: int) -> None:
+        """Make this process forget what it holds of a key that is written.
 
         Done when the write is sent and again when it is answered: the owner's note
         travels by itself, and this process must read its own writes.
         """
-        for index in self._part.indexes:
-            item, hashed = self._part.op.items[index]
-            peer.generations.bump(bucket_of(hashed))
-            self._writes.core.flights.detach_key(item.key)
+        item, hashed = self.items[index]
+        peer.generations.bump(bucket_of(hashed))
+        self.core.flights.detach_key(item.key)
 
-    def _answered(self, message: Answer) -> None:
-        peer = self._peer
-        assert peer is not None
-        self._doubt_local_copies(peer)
-        if not isinstance(message, Written):
-            self._lost(Loss.AVOIDED)
-            return
-        if len(message.results) != len(self._part.indexes):
-            self._lost(Loss.SILENT)
-            return
-        disowned: list[int] = []
-        for index, found in zip(self._part.indexes, message.results, strict=True):
-            if found.status is Status.NOT_OWNER:
-                disowned.append(index)
-            else:
-                self._part.gather.put(index, WriteResult(found.status, found.value))
-        self._redirect(disowned)
+    def message(self, part: Part, budget_ms: int, rid: int) -> Write:
+        items = tuple(self.items[i][0] for i in part.indexes)
+        epoch, table = part.peer.member.epoch, self.core.ranges.table.epoch
+        return Write(rid, epoch, table, part.hop, budget_ms, self._verb, items)
 
-    def _redirect(self, indexes: list[int]) -> None:
-        core = self._writes.core
-        again: list[tuple[int, Peer | None]] = []
-        for index in indexes:
-            core.counters.not_owner_received += 1
-            item, hashed = self._part.op.items[index]
-            peer = core.peer_of(hashed)
-            if core.ranges.mine(hashed):
-                result = self._writes.apply(self._part.op.verb, item, hashed)
-                self._part.gather.put(index, result)
-            elif self._part.hop or peer is None or peer is self._peer:
-                self._part.gather.put(index, NOBODY)
-            else:
-                again.append((index, peer))
-        self._writes.send(
-            self._part.op, self._part.gather, by_owner(again), 1, self._part.deadline
-        )
+    def found(self, part: Part, answer: Answer) -> tuple[Found, ...] | None:
+        for index in part.indexes:
+            self._doubt(part.peer, index)
+        if not isinstance(answer, Written):
+            return None
+        if len(answer.results) != len(part.indexes):
+            # A peer's garbage. What it did, if anything, is not known.
+            unknown = Found(Status.UNKNOWN, b"", 0, 0)
+            return (unknown,) * len(part.indexes)
+        return answer.results
 
-    def _lost(self, why: Loss) -> None:
-        address = "" if self._peer is None else self._peer.member.data_address
-        unreached = Unreached(address, unknown=why is not Loss.AVOIDED)
-        for index in self._part.indexes:
-            self._part.gather.put(index, unreached)
+    def take(self, found: Found, noted: object) -> WriteResult | Unreached:
+        if found.status is Status.UNKNOWN:
+            return Unreached("", unknown=True)
+        return WriteResult(found.status, found.value)
+
+    def lost(self, peer: Peer | None, why: Loss) -> Unreached:
+        address = "" if peer is None else peer.member.data_address
+        return Unreached(address, unknown=why is not Loss.AVOIDED)
