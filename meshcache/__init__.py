@@ -30,7 +30,8 @@ from meshcache.errors import (
     SerializationError,
     ValueTooLarge,
 )
-from meshcache.memoize import AsyncMemoized, CacheInfo, Memoized
+from meshcache.handles import AsyncMemoized, CacheInfo, Memoized
+from meshcache.membership.effects import Changed
 from meshcache.model import MISSING, UNSET, Member, State
 from meshcache.node import Explanation, Node, NodeState
 
@@ -44,6 +45,7 @@ __all__ = [
     "AsyncMemoized",
     "Cache",
     "CacheInfo",
+    "Changed",
     "Codec",
     "Config",
     "ConfigError",

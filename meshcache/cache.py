@@ -26,11 +26,12 @@ from typing import (
 from meshcache.codec.messages import Status, Verb
 from meshcache.codec.values import Codec, MsgpackCodec, codec
 from meshcache.engine.ops import LoadKey, Unreached
-from meshcache.errors import ConfigError
-from meshcache.memoize import AsyncMemoized, Memoized, Settings, memoized
+from meshcache.errors import ConfigError, NotANumber, ValueTooLarge
+from meshcache.handles import AsyncMemoized, Memoized
+from meshcache.memoize import Settings, memoized
 from meshcache.model import MISSING, UNSET, Unset
 from meshcache.node import Node
-from meshcache.region import Home, Region, Ttl, Wanted, checked_ttl
+from meshcache.region import Home, Region, Ttl, Wanted, checked_timeout, checked_ttl
 from meshcache.runtime.chain import current
 from meshcache.runtime.failures import BUILTIN
 from meshcache.runtime.runtime import Runtime
@@ -205,27 +206,42 @@ class Cache:
         )
         return loaded
 
+    @overload
     async def aget_or_load(
         self,
         key: object,
-        loader: Callable[[], Awaitable[Value]] | Callable[[], Value],
+        loader: Callable[[], Awaitable[Value]],
+        *,
+        ttl: Ttl = ...,
+        load_timeout: float | None = ...,
+    ) -> Value: ...
+    @overload
+    async def aget_or_load(
+        self,
+        key: object,
+        loader: Callable[[], Value],
+        *,
+        ttl: Ttl = ...,
+        load_timeout: float | None = ...,
+    ) -> Value: ...
+    async def aget_or_load(
+        self,
+        key: object,
+        loader: Callable[[], Any],
         *,
         ttl: Ttl = UNSET,
         load_timeout: float | None = None,
-    ) -> Value:
+    ) -> Any:
         """Return the value of *key*, loaded if nobody has it; see `get_or_load`.
 
         *loader* is a coroutine function, or a plain one, which runs in a thread. A
         coroutine that takes longer than *load_timeout* is cancelled.
         """
         runtime = self.region.runtime or self.region.bind()
-        value: Value = self.region.near(runtime, key)
+        value = self.region.near(runtime, key)
         if value is not MISSING:
             return value
-        loaded: Value = await arun(
-            runtime, self._load(runtime, key, loader, ttl, load_timeout)
-        )
-        return loaded
+        return await arun(runtime, self._load(runtime, key, loader, ttl, load_timeout))
 
     def _load(
         self,
@@ -235,9 +251,9 @@ class Cache:
         ttl: Ttl,
         load_timeout: float | None,
     ) -> Steps[Any]:
-        region = self.region
+        region, timeout = self.region, checked_timeout(load_timeout)
         full, hashed = region.full(runtime, key)
-        op = LoadKey(full, hashed, "", 0, b"", current(), load_timeout or 0.0)
+        op = LoadKey(full, hashed, "", 0, b"", current(), timeout)
         wanted = Wanted(region.near_key(key), op, loader, ttl, BUILTIN)
         return region.fill(runtime, wanted)
 
@@ -260,7 +276,7 @@ class Cache:
         name: str | None = ...,
         version: int = ...,
         fill: Literal["owner", "caller"] = ...,
-        errors: Iterable[type[Exception]] = ...,
+        errors: type[Exception] | Iterable[type[Exception]] = ...,
         load_timeout: float | None = ...,
     ) -> Memoizer: ...
     def memoize(  # noqa: PLR0913 - a decorator's options, each by its name
@@ -274,7 +290,7 @@ class Cache:
         name: str | None = None,
         version: int = 1,
         fill: Literal["owner", "caller"] = "owner",
-        errors: Iterable[type[Exception]] = (),
+        errors: type[Exception] | Iterable[type[Exception]] = (),
         load_timeout: float | None = None,
     ) -> Any:
         """Keep a function's results in this cache, by its arguments.
@@ -304,7 +320,7 @@ class Cache:
             ConfigError: the function cannot be memoized, or an option is wrong.
         """
         settings = Settings(
-            ttl, key, tuple(ignore), name, version, fill, tuple(errors), load_timeout
+            ttl, key, tuple(ignore), name, version, fill, _all(errors), load_timeout
         )
         if not isinstance(ttl, Unset):
             checked_ttl(ttl, "ttl")
@@ -396,7 +412,8 @@ class Cache:
             ttl: for a counter that starts now. One that exists keeps its own.
 
         Raises:
-            NotANumber: something else than an integer is stored there.
+            NotANumber: something else than an integer is stored there, or given here.
+            ValueTooLarge: *delta* is not within 64 bits.
             ConfigError: the cache's codec is not "msgpack".
         """
         runtime = self.region.bind()
@@ -430,7 +447,10 @@ class Cache:
                 f"cache {self.name!r} has the codec {region.codec.name!r}; the owner "
                 'counts only what "msgpack" encodes, so keep counters in such a cache'
             )
-        start = region.codec.encode(initial)
+        delta = _checked_number(delta, "delta")
+        if not -(2**63) <= delta < 2**63:
+            raise ValueTooLarge(f"delta={delta} is not within 64 bits; add it in parts")
+        start = region.codec.encode(_checked_number(initial, "initial"))
         item = region.item(runtime, key, start, region.ttl_ms(ttl))
         item = item._replace(delta=delta)
         result = yield from region.write_one(runtime, Verb.INCR, item)
@@ -510,6 +530,19 @@ class Cache:
 
 
 _KNOWN: Final = tuple(Options.__annotations__)
+
+
+def _all(
+    errors: type[Exception] | Iterable[type[Exception]],
+) -> tuple[type[Exception], ...]:
+    """Return all of *errors*, which may be a single one, as in an `except`."""
+    return (errors,) if isinstance(errors, type) else tuple(errors)
+
+
+def _checked_number(number: object, what: str) -> int:
+    if isinstance(number, bool) or not isinstance(number, int):
+        raise NotANumber(f"{what}={number!r} is no integer")
+    return int(number)
 
 
 def _checked_jitter(jitter: object) -> float:

@@ -6,10 +6,13 @@ that. Everything else takes a node.
 
 from __future__ import annotations
 
+import os
+from dataclasses import fields
 from threading import Lock
 from typing import Any, Final, Unpack, final
 
-from meshcache.config import Config, Keywords
+from meshcache.codec.messages import LoaderName
+from meshcache.config import PRESETS, Config, Keywords
 from meshcache.errors import ConfigError
 from meshcache.node import STOP_TIMEOUT, Node
 from meshcache.runtime.fork import watch
@@ -25,7 +28,7 @@ class _Default:
     def __init__(self) -> None:
         self.lock = Lock()
         self.node: Node | None = None
-        self.loaders: list[Loader] = []
+        self.loaders: dict[LoaderName, Loader] = {}
         watch(self)
 
     def after_fork_in_child(self) -> None:
@@ -36,7 +39,7 @@ class _Default:
         with self.lock:
             if self.node is None:
                 self.node = Node(**settings)
-                for loader in self.loaders:
+                for loader in self.loaders.values():
                     self.node.register(loader)
             elif settings:
                 _check_same(self.node.config, dict(settings))
@@ -82,7 +85,7 @@ def stop(timeout: float = STOP_TIMEOUT) -> None:
 def register(loader: Loader) -> None:
     """Let peers of the default node, once it runs, have *loader* run here."""
     with _default.lock:
-        _default.loaders.append(loader)
+        _default.loaders[loader.loader_name] = loader
         found = _default.node
     if found is not None:
         found.register(loader)
@@ -90,9 +93,12 @@ def register(loader: Loader) -> None:
 
 def _check_same(config: Config, settings: dict[str, Any]) -> None:
     """Refuse to go on as if *settings* were in force where they are not."""
-    preset = settings.pop("preset", None)
-    wanted = Config.load({}, **({"preset": preset} if preset else {}), **settings)
-    for name in settings:
+    preset = PRESETS.get(str(settings.get("preset")), {})
+    held = {f.name: getattr(config, f.name) for f in fields(config)}
+    # All that is not asked about stays as it is: one setting bounds another.
+    rest = {name: value for name, value in held.items() if name not in preset}
+    wanted = Config.load(os.environ, **(rest | settings))
+    for name in {*preset, *settings} - {"preset"}:
         have, want = getattr(config, name), getattr(wanted, name)
         if have != want:
             raise ConfigError(

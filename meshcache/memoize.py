@@ -15,42 +15,31 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import Callable, Coroutine
-from functools import update_wrapper
+from collections.abc import Callable
+from functools import partial, update_wrapper
 from inspect import isasyncgenfunction, iscoroutinefunction, isgeneratorfunction
 from pathlib import Path
-from typing import (
-    Any,
-    Final,
-    Literal,
-    NamedTuple,
-    ParamSpec,
-    Protocol,
-    TypeAlias,
-    TypeVar,
-    final,
-)
+from typing import Any, Final, Literal, NamedTuple, TypeAlias, TypeVar, final
 
-from meshcache.binding import Binder, Bound
+from meshcache.binding import RESERVED, Binder, Bound
 from meshcache.clock import monotonic
 from meshcache.codec.keys import decode_key, encode_key
 from meshcache.codec.messages import Item, LoaderName, Status, Verb
 from meshcache.engine.ops import LoadKey
 from meshcache.errors import ConfigError, KeyRefused
-from meshcache.model import MISSING, Missing
-from meshcache.region import Region, Ttl, Wanted
+from meshcache.handles import CacheInfo
+from meshcache.model import MISSING
+from meshcache.region import Region, Ttl, Wanted, checked_timeout
 from meshcache.runtime.chain import current
 from meshcache.runtime.failures import known
 from meshcache.runtime.loaders import CannotRun, Loaded
 from meshcache.runtime.runtime import Runtime
 from meshcache.runtime.steps import Steps, arun, run
-from meshcache.store.near import VISITED_MAX
+from meshcache.store.near import VISITED_MAX, NearEntry
 
-__all__ = ["AsyncMemoized", "CacheInfo", "Memoized", "Settings", "memoized"]
+__all__ = ["Settings", "memoized"]
 
-P = ParamSpec("P")
 R = TypeVar("R")
-R_co = TypeVar("R_co", covariant=True)
 
 _Bound: TypeAlias = tuple[Runtime | None, Steps[R]]
 """An operation ready to be run: on what, and its steps."""
@@ -60,20 +49,28 @@ MAX_NAME: Final = 400
 # Arguments that are their own near key: of these exact types, none of which has a
 # value that equals one of another. `True == 1 == 1.0` must not meet in a dict.
 _PLAIN: Final = frozenset({int, str, type(None)})
+_IS_PLAIN: Final = (
+    "((_mesh_type := type({name})) is int or _mesh_type is str or {name} is None)"
+)
 
-
-class CacheInfo(NamedTuple):
-    """What `functools.lru_cache` reports, for this process.
-
-    A hit was answered from any memory, here or at the owner; a miss took a load,
-    wherever that ran. `maxsize` bounds what all functions of the node keep near;
-    `currsize` is how much of that is this function's.
-    """
-
-    hits: int
-    misses: int
-    maxsize: int | None
-    currsize: int
+# A memoized function whose near hit is written out, in the signature of the function
+# itself: so the interpreter names the arguments and applies defaults, which it does
+# faster than `*args` are looked through. The budget is in tests/benchmarks. It takes
+# no lock and allocates one tuple, two with several arguments.
+_FUNCTION: Final = """\
+    if {plain}:
+        _mesh_entry = _mesh_region.entries.get((_mesh_identity, {near_key}))
+        if (
+            _mesh_entry is not None
+            and _mesh_entry.tenure.table[_mesh_entry.bucket] == _mesh_entry.generation
+            and _mesh_entry.expires > _mesh_now()
+        ):
+            if _mesh_entry.visited < _mesh_visited_max:
+                _mesh_entry.visited += 1
+            _mesh_hit()
+            return _mesh_entry.value
+    return {wait}_mesh_answer(({arguments}))
+"""
 
 
 class Settings(NamedTuple):
@@ -87,92 +84,6 @@ class Settings(NamedTuple):
     fill: Literal["owner", "caller"]
     errors: tuple[type[Exception], ...]
     load_timeout: float | None
-
-
-class _Handles(Protocol[P]):
-    """What memoized functions of both kinds have."""
-
-    __name__: str
-    __qualname__: str
-
-    def invalidate(self, *args: P.args, **kwargs: P.kwargs) -> bool:
-        """Forget the value for these arguments; return whether there was one."""
-
-    async def ainvalidate(self, *args: P.args, **kwargs: P.kwargs) -> bool:
-        """Forget the value for these arguments; see `invalidate`."""
-
-    def key_for(self, *args: P.args, **kwargs: P.kwargs) -> bytes:
-        """Return the key that the cluster knows this call by."""
-
-    def invalidate_all(self) -> None:
-        """Forget the values for all arguments, on all members."""
-
-    async def ainvalidate_all(self) -> None:
-        """Forget the values for all arguments; see `invalidate_all`."""
-
-    def cache_info(self) -> CacheInfo:
-        """Return hits, misses and sizes, as `functools.lru_cache` does."""
-
-    def cache_clear(self) -> None:
-        """Forget everything and count from nothing, as `functools.lru_cache` does."""
-
-
-class Memoized(_Handles[P], Protocol[P, R_co]):
-    """A memoized function. Thread-safe."""
-
-    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R_co:
-        """Return the function's value for these arguments, from memory if it can."""
-
-    def __get__(self, instance: Any, owner: Any = None) -> Callable[..., R_co]:
-        """Bind as a method does."""
-
-    def peek(self, *args: P.args, **kwargs: P.kwargs) -> R_co | Missing:
-        """Return the value if it is stored, else MISSING; never load."""
-
-    async def apeek(self, *args: P.args, **kwargs: P.kwargs) -> R_co | Missing:
-        """Return the value if it is stored, else MISSING; see `peek`."""
-
-    def set(self, value: Any, /, *args: P.args, **kwargs: P.kwargs) -> None:
-        """Store *value* as if the function had returned it for these arguments."""
-
-    async def aset(self, value: Any, /, *args: P.args, **kwargs: P.kwargs) -> None:
-        """Store *value* for these arguments; see `set`."""
-
-    def refresh(self, *args: P.args, **kwargs: P.kwargs) -> R_co:
-        """Run the function now, store what it returns, and return it."""
-
-    def uncached(self, *args: P.args, **kwargs: P.kwargs) -> R_co:
-        """Call the function itself."""
-
-
-class AsyncMemoized(_Handles[P], Protocol[P, R_co]):
-    """A memoized `async def` function. Thread-safe, on any loop."""
-
-    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, R_co]:
-        """Return the function's value for these arguments, from memory if it can."""
-
-    def __get__(
-        self, instance: Any, owner: Any = None
-    ) -> Callable[..., Coroutine[Any, Any, R_co]]:
-        """Bind as a method does."""
-
-    def peek(self, *args: P.args, **kwargs: P.kwargs) -> R_co | Missing:
-        """Return the value if it is stored, else MISSING; never load."""
-
-    async def apeek(self, *args: P.args, **kwargs: P.kwargs) -> R_co | Missing:
-        """Return the value if it is stored, else MISSING; see `peek`."""
-
-    def set(self, value: Any, /, *args: P.args, **kwargs: P.kwargs) -> None:
-        """Store *value* as if the function had returned it for these arguments."""
-
-    async def aset(self, value: Any, /, *args: P.args, **kwargs: P.kwargs) -> None:
-        """Store *value* for these arguments; see `set`."""
-
-    def refresh(self, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, R_co]:
-        """Run the function now, store what it returns, and return it."""
-
-    def uncached(self, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, R_co]:
-        """Call the function itself."""
 
 
 @final
@@ -190,9 +101,11 @@ class Memo:
         self.binder: Final = Binder(function, settings.ignore)
         self.is_async: Final = iscoroutinefunction(function)
         self.loop: asyncio.AbstractEventLoop | None = None
+        self.has_key: Final = settings.key is not None
         self.loader_name: Final = LoaderName(region.name, settings.version)
         self._settings = settings
         self._errors = known(settings.errors)
+        self._timeout = checked_timeout(settings.load_timeout)
         self._by_owner = settings.fill == "owner" and self.binder.whole
 
     # --- keys --------------------------------------------------------------------
@@ -202,7 +115,17 @@ class Memo:
         for value in bound:
             if type(value) not in _PLAIN:
                 return self.binder.encode(bound)
-        return bound
+        return bound[0] if len(bound) == 1 else bound
+
+    def near(self, runtime: Runtime | None, args: Bound, kwargs: dict[str, Any]) -> Any:
+        """Return what this process holds decoded for a call, or MISSING."""
+        if runtime is None:
+            return MISSING
+        near_key = self.near_key_of(args, kwargs, self.binder.bind(*args, **kwargs))
+        found = runtime.near.get((self.region.id, near_key), monotonic())
+        if found is not MISSING:
+            self.region.tally.near()
+        return found
 
     def _key(self, args: Bound, kwargs: dict[str, Any], bound: Bound) -> bytes:
         make = self._settings.key
@@ -232,18 +155,19 @@ class Memo:
             self._settings.version,
             carried,
             current(),
-            self._settings.load_timeout or 0.0,
+            self._timeout,
         )
         wanted = Wanted(
-            self._near_key_of(args, kwargs, bound),
+            self.near_key_of(args, kwargs, bound),
             op,
-            lambda: self.function(*args, **kwargs),
+            partial(self.function, *args, **kwargs),
             self._settings.ttl,
             self._errors,
         )
         return self.region.fill(runtime, wanted)
 
-    def _near_key_of(self, args: Bound, kwargs: dict[str, Any], bound: Bound) -> object:
+    def near_key_of(self, args: Bound, kwargs: dict[str, Any], bound: Bound) -> object:
+        """Return what stands for a call near, given also its canonical tuple."""
         if self._settings.key is None:
             return self.near_key(bound)
         return self._key(args, kwargs, bound)
@@ -293,7 +217,7 @@ class Memo:
     ) -> Steps[Any]:
         """Return the stored value, or MISSING."""
         full, hashed, bound = self._full(runtime, args, kwargs)
-        near_key = self._near_key_of(args, kwargs, bound)
+        near_key = self.near_key_of(args, kwargs, bound)
         return self.region.look_up(runtime, near_key, full, hashed)
 
     def write(
@@ -317,15 +241,15 @@ class Memo:
 
     def info(self) -> CacheInfo:
         """Return what `cache_info` reports."""
-        counts = self.region.tally.as_dict()
-        runtime = self.region.runtime
-        entries = [] if runtime is None else list(runtime.near.entries)
-        mine = sum(isinstance(k, tuple) and k[0] == self.region.id for k in entries)
+        counts, now = self.region.tally.as_dict(), monotonic()
+        runtime, identity = self.region.runtime, self.region.id
+        near = list(self.region.entries.items())
+        mine = [e for k, e in near if isinstance(k, tuple) and k[0] == identity]
         return CacheInfo(
             counts["near"] + counts["host"] + counts["peer"],
-            counts["fill"] + counts["local"],
+            counts["fill"] + counts["local"] + counts["raised"],
             None if runtime is None else runtime.config.near_entries,
-            mine,
+            sum(_usable(entry, now) for entry in mine),
         )
 
 
@@ -342,69 +266,85 @@ def memoized(
     name = _loader_name(function, settings.name)
     region = cache.part(f"{name}|{settings.version}")
     memo = Memo(function, region, settings)
-    wrapper = _async_wrapper(memo) if memo.is_async else _wrapper(memo)
+    wrapper = _wrapper(memo)
     update_wrapper(wrapper, function)
     vars(wrapper).update(_handles(memo))
     if settings.fill == "owner":
-        cache.register(memo)
+        region.register(memo)
     return wrapper
 
 
 def _wrapper(memo: Memo) -> Callable[..., Any]:
-    """Return the function that is called, its near hit written out.
-
-    The budget of a near hit is in tests/benchmarks. It takes no lock, calls nothing
-    of the engine and allocates one tuple.
-    """
-    region, settings = memo.region, memo._settings  # noqa: SLF001 - one idea
-    identity, near_hit = region.id, region.tally.near
-    bind, plain = memo.binder.bind, memo.binder.plain
-    plain = -1 if settings.key is not None else plain
-    near_key_of, call = memo._near_key_of, memo.call  # noqa: SLF001
-
-    def wrapper(*args: Any, **kwargs: Any) -> Any:
-        runtime = region.runtime or region.bind()
-        if runtime is not None:
-            if kwargs or len(args) != plain:
-                near_key = near_key_of(args, kwargs, bind(*args, **kwargs))
-            else:
-                near_key = args
-                for value in args:
-                    if type(value) not in _PLAIN:
-                        near_key = near_key_of(args, kwargs, args)
-                        break
-            entry = runtime.near.entries.get((identity, near_key))
-            if (
-                entry is not None
-                and entry.tenure.table[entry.bucket] == entry.generation
-                and entry.expires > monotonic()
-            ):
-                if entry.visited < VISITED_MAX:
-                    entry.visited += 1
-                near_hit()
-                return entry.value
-        return run(runtime, call(runtime, args, kwargs))
-
-    return wrapper
+    """Return the function that is called in place of the memoized one."""
+    answer = _async_answer(memo) if memo.is_async else _answer(memo)
+    names = memo.binder.names
+    if names is None or memo.has_key:
+        return answer
+    kept = memo.binder.kept
+    body = _FUNCTION.format(
+        plain=" and ".join(_IS_PLAIN.format(name=name) for name in kept) or "True",
+        near_key=kept[0] if len(kept) == 1 else f"({_listed(kept)})",
+        wait="await " if memo.is_async else "",
+        arguments=_listed(names),
+    )
+    scope = {
+        "region": memo.region,
+        "identity": memo.region.id,
+        "now": monotonic,
+        "visited_max": VISITED_MAX,
+        "hit": memo.region.tally.near,
+        "answer": _of_all(memo, answer),
+    }
+    named = {RESERVED + name: value for name, value in scope.items()}
+    return memo.binder.define(body, named, is_async=memo.is_async)
 
 
-def _async_wrapper(memo: Memo) -> Callable[..., Any]:
+def _usable(entry: NearEntry, now: float) -> bool:
+    stands = entry.tenure.table[entry.bucket] == entry.generation
+    return stands and entry.expires > now
+
+
+def _listed(names: tuple[str, ...]) -> str:
+    return "".join(f"{name}, " for name in names)
+
+
+def _of_all(memo: Memo, answer: Callable[..., Any]) -> Callable[[Bound], Any]:
+    """Return *answer* as a function of the values of all arguments, in order."""
+    spread = memo.binder.spread
+
+    def answer_all(values: Bound) -> Any:
+        args, kwargs = spread(values)
+        return answer(*args, **kwargs)
+
+    return answer_all
+
+
+def _answer(memo: Memo) -> Callable[..., Any]:
     region = memo.region
 
-    async def wrapper(*args: Any, **kwargs: Any) -> Any:
+    def answer(*args: Any, **kwargs: Any) -> Any:
         runtime = region.runtime or region.bind()
-        if runtime is not None:
-            bound = memo.binder.bind(*args, **kwargs)
-            near_key = memo._near_key_of(args, kwargs, bound)  # noqa: SLF001
-            value = runtime.near.get((region.id, near_key), monotonic())
-            if value is not MISSING:
-                region.tally.near()
-                return value
+        value = memo.near(runtime, args, kwargs)
+        if value is not MISSING:
+            return value
+        return run(runtime, memo.call(runtime, args, kwargs))
+
+    return answer
+
+
+def _async_answer(memo: Memo) -> Callable[..., Any]:
+    region = memo.region
+
+    async def answer(*args: Any, **kwargs: Any) -> Any:
+        runtime = region.runtime or region.bind()
+        value = memo.near(runtime, args, kwargs)
+        if value is not MISSING:
+            return value
         # Peers may have this function run here from now on, on this very loop.
         memo.loop = asyncio.get_running_loop()
         return await arun(runtime, memo.call(runtime, args, kwargs))
 
-    return wrapper
+    return answer
 
 
 @final
@@ -499,6 +439,11 @@ def _check_kind(function: Callable[..., Any]) -> None:
     if isinstance(function, classmethod | staticmethod):
         kind = type(function).__name__
         raise ConfigError(f"put @{kind} above @memoize, so that it wraps the memoized")
+    if not callable(function):
+        raise ConfigError(
+            f"{function!r} is no function to memoize; options go by name, as in "
+            "@cache.memoize(ttl=60)"
+        )
     if isgeneratorfunction(function) or isasyncgenfunction(function):
         raise ConfigError(
             f"{function.__qualname__} is a generator: what it yields can be read once, "
@@ -514,13 +459,22 @@ def _check_settings(settings: Settings) -> None:
             f"version={settings.version!r} is no number from 0; raise it by 1 whenever "
             "the function's results change in kind"
         )
+    for error in settings.errors:
+        if not _is_exception(error):
+            raise ConfigError(f"errors={error!r}: that is no class of exceptions")
 
 
-def _loader_name(function: Callable[..., Any], name: str | None) -> str:
+def _is_exception(thing: object) -> bool:
+    return isinstance(thing, type) and issubclass(thing, Exception)
+
+
+def _loader_name(function: Callable[..., Any], name: object) -> str:
     """Return what all processes call *function*, so that they mean the same."""
     if name is not None:
-        if not name.isprintable() or "|" in name or not 1 <= len(name) <= MAX_NAME:
-            raise ConfigError(f"name={name!r} is not 1 to {MAX_NAME} letters without |")
+        if not isinstance(name, str) or not name.isprintable() or "|" in name:
+            raise ConfigError(f"name={name!r:.80} is not printable text without |")
+        if not 1 <= len(name) <= MAX_NAME:
+            raise ConfigError(f"name={name!r:.80} is not of 1 to {MAX_NAME} letters")
         return name
     qualified = getattr(function, "__qualname__", "<unnamed>")
     module = getattr(function, "__module__", None)

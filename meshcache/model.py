@@ -63,6 +63,8 @@ class Missing(Enum):
     def __repr__(self) -> str:
         return "meshcache.MISSING"
 
+    __str__ = __repr__
+
 
 class Unset(Enum):
     """The type of `UNSET`: the caller did not say, so the cache's default holds."""

@@ -11,26 +11,32 @@ there starts one of its own.
 
 from __future__ import annotations
 
+import asyncio
 import atexit
 import logging
 import os
+from collections.abc import AsyncIterator, Callable
 from enum import Enum
 from threading import RLock
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, Self, Unpack, final
-from weakref import WeakSet
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol, Self, Unpack, final
+from weakref import WeakSet, finalize
 
 from meshcache.clock import monotonic, time_ns
 from meshcache.codec.keys import encode_key
+from meshcache.codec.messages import LoaderName
 from meshcache.config import Config, Keywords, disabled
+from meshcache.engine.effects import Changed
 from meshcache.engine.ops import AskTables, GetKeys, Got, Results, Tables, Tier
 from meshcache.errors import NodeClosed, NotReady
 from meshcache.hashing import key_hash, partition_of
 from meshcache.model import Member, State
 from meshcache.placement.table import Table
+from meshcache.runtime.driver import Told
+from meshcache.runtime.events import QUEUE, Callback, Events
 from meshcache.runtime.fork import watch
 from meshcache.runtime.loaders import Loader
 from meshcache.runtime.runtime import Runtime
-from meshcache.runtime.tally import TIERS, Tally
+from meshcache.runtime.tally import OTHERS, TIERS, Tally
 
 if TYPE_CHECKING:
     from meshcache.cache import Cache, Options
@@ -76,6 +82,17 @@ class Explanation(NamedTuple):
     bytes: int
 
 
+class Attached(Protocol):
+    """What follows a node from one runtime to the next."""
+
+    @property
+    def tally(self) -> Tally:
+        """What it counts."""
+
+    def rebind(self, runtime: Runtime | None) -> None:
+        """Use *runtime* from now on; None is to ask again at the next use."""
+
+
 @final
 class Node:
     """One participant in a cluster. Thread-safe.
@@ -97,9 +114,11 @@ class Node:
         self._runtime: Runtime | None = None
         self._stopped = False
         self._forked = False
-        self._loaders: list[Loader] = []
-        self._tallies: list[Tally] = []
-        self._rebinders: WeakSet[Any] = WeakSet()
+        self._loaders: dict[LoaderName, Loader] = {}
+        self._attached: WeakSet[Attached] = WeakSet()
+        self._tallies: WeakSet[Tally] = WeakSet()
+        self._counted: dict[str, int] = dict.fromkeys((*TIERS, *OTHERS), 0)
+        self._events = Events()
         watch(self)
 
     def __repr__(self) -> str:
@@ -143,11 +162,15 @@ class Node:
         if self._forked:
             self._forked = False
             _log.info("started anew in process %d, after a fork", os.getpid())
-        runtime = Runtime(self.config, lambda _news: None)
-        for loader in self._loaders:
+        runtime = Runtime(self.config, self._heard)
+        for loader in self._loaders.values():
             runtime.register(loader)
         self._runtime = runtime
         _running.add(self)
+
+    def _heard(self, news: Told) -> None:
+        if isinstance(news, Changed):
+            self._events.publish(news)
 
     def stop(self, timeout: float = STOP_TIMEOUT) -> None:
         """Say farewell to the cluster and close everything, within *timeout* seconds.
@@ -161,8 +184,10 @@ class Node:
             self._stopped = True
             self._rebind()
             _running.discard(self)
+        end = monotonic() + timeout
         if runtime is not None and not runtime.stop(timeout):
             _log.warning("%r: a thread did not end within %s s", self, timeout)
+        self._events.rest(until=end)
 
     def __enter__(self) -> Self:
         return self.start()
@@ -174,6 +199,7 @@ class Node:
         """Let go of what belongs to the parent; the next use starts a node here."""
         runtime, self._runtime = self._runtime, None
         self._lock = RLock()
+        self._events.after_fork_in_child()
         self._rebind()
         _running.discard(self)
         if runtime is not None:
@@ -181,15 +207,16 @@ class Node:
             runtime.abandon_after_fork()
 
     def _rebind(self) -> None:
-        for cache in list(self._rebinders):
-            cache.rebind()
+        for region in list(self._attached):
+            region.rebind(None)
 
     # --- the cluster -------------------------------------------------------------
 
     def _need(self) -> Runtime:
         runtime = self._running()
         if runtime is None:
-            raise NodeClosed(f"{self!r}; start it before asking it about the cluster")
+            advice = "unset MESHCACHE_DISABLE" if self._disabled else "start it"
+            raise NodeClosed(f"{self!r}: {advice} before asking it about the cluster")
         return runtime
 
     @property
@@ -199,7 +226,7 @@ class Node:
 
     def members(self) -> list[Member]:
         """Return everyone this node knows of, itself included, in whatever state."""
-        return list(self._need().members())
+        return [] if self._disabled else list(self._need().members())
 
     def table(self) -> Table:
         """Return the partition table that this node goes by."""
@@ -207,21 +234,26 @@ class Node:
 
     @property
     def ready(self) -> bool:
-        """Whether this node runs, has met its siblings and counts all who live."""
+        """Whether this node runs, has met its siblings and counts all who live.
+
+        One that is disabled has nothing to wait for.
+        """
         runtime = self._runtime
-        return runtime is not None and _settled(runtime, 0)
+        return self._disabled or (runtime is not None and _settled(runtime, 0))
 
     def wait_ready(self, peers: int = 0, timeout: float = 10.0) -> Self:
         """Wait until at least *peers* others are alive and all agree on one table.
 
         The other nodes of this host are waited for in any case. Every member is asked
         which table it goes by, so that from then on, as long as nobody comes or goes,
-        each key has the same owner for everybody.
+        each key has the same owner for everybody. A disabled node does not wait.
 
         Raises:
             NotReady: it did not come to that within *timeout* seconds. The node goes
                 on looking for peers.
         """
+        if self._disabled:
+            return self
         runtime = self._need()
         end = monotonic() + timeout
         while (left := end - monotonic()) > 0:
@@ -237,6 +269,39 @@ class Node:
             f"{self.config.cluster!r}: check that they share its name, "
             f"and seeds={self.config.seeds!r}"
         )
+
+    def subscribe(self, callback: Callback) -> Callable[[], None]:
+        """Have *callback* called when a member comes, goes or changes.
+
+        It gets one `Changed`, with the `member` as it is now and its `previous` state,
+        on a thread that is its own: it may take its time, and what it raises is logged.
+        When too many changes wait for it the oldest are dropped and counted, in
+        `stats()["events"]`. What is so already is not told: ask `members` afterwards.
+
+        Returns:
+            A function that ends the subscription. A call under way goes on.
+        """
+        return self._events.subscribe(callback)
+
+    async def changes(self) -> AsyncIterator[Changed]:
+        """Yield what `subscribe` tells, on the running loop, from the first step on."""
+        loop = asyncio.get_running_loop()
+        waiting: asyncio.Queue[Changed] = asyncio.Queue(QUEUE)
+
+        def put(change: Changed) -> None:
+            if waiting.full():
+                waiting.get_nowait()
+                self._events.count_dropped()
+            waiting.put_nowait(change)
+
+        unsubscribe = self._events.subscribe(
+            lambda change: loop.call_soon_threadsafe(put, change)
+        )
+        try:
+            while True:
+                yield await waiting.get()
+        finally:
+            unsubscribe()
 
     def owner(self, cache: str, key: object) -> Member | None:
         """Return the member that owns *key* of the cache named *cache*."""
@@ -254,15 +319,25 @@ class Node:
     def stats(self) -> dict[str, Any]:
         """Return every counter of this node, nested by part.
 
-        `reads` has the reads of this process by the tier that answered, `loads` how
-        often a loader ran in it; docs/reference/metrics.md explains each.
+        `reads` has the reads of this process by the tier that answered, `raised` those
+        that ended with a loader's error, `loads` how often a loader ran here;
+        docs/reference/metrics.md explains each.
         """
         runtime = self._runtime
         parts: dict[str, Any] = {} if runtime is None else runtime.stats()
-        counted = [tally.as_dict() for tally in self._tallies]
+        with self._lock:
+            counted = [tally.reader()() for tally in self._tallies]
+        counted.append(self._counted)
         reads = {tier: sum(c[tier] for c in counted) for tier in TIERS}
-        loads = sum(c["load"] for c in counted)
-        return {"state": self.state.value, "reads": reads, "loads": loads, **parts}
+        loads, raised = (sum(c[what] for c in counted) for what in OTHERS)
+        return {
+            "state": self.state.value,
+            "reads": reads,
+            "loads": loads,
+            "raised": raised,
+            "events": self._events.stats(),
+            **parts,
+        }
 
     def cache(self, name: str, **options: Unpack[Options]) -> Cache:
         """Return a cache on this node; see `Cache` for the options."""
@@ -272,22 +347,34 @@ class Node:
 
     # --- for the caches of this node ---------------------------------------------
 
-    def count(self, tally: Tally) -> None:
-        """Have what *tally* counts show up in `stats`."""
-        self._tallies.append(tally)
-
     def register(self, loader: Loader) -> None:
         """Let peers have *loader* run in this process."""
         with self._lock:
-            self._loaders.append(loader)
+            self._loaders[loader.loader_name] = loader
             if self._runtime is not None:
                 self._runtime.register(loader)
 
-    def attach(self, cache: Any) -> Runtime | None:
-        """Return the runtime, and call `cache.rebind()` when there is another."""
+    def attach(self, region: Attached) -> Runtime | None:
+        """Give *region* the runtime, now and whenever it is another; return it."""
         with self._lock:
-            self._rebinders.add(cache)
-            return self._running()
+            self._attached.add(region)
+            self._count(region.tally)
+            runtime = self._running()
+            # Under the lock, or a stop at this moment would be overwritten.
+            region.rebind(runtime)
+            return runtime
+
+    def _count(self, tally: Tally) -> None:
+        """Have what *tally* counts show up in `stats`, also when it is gone."""
+        if tally not in self._tallies:
+            self._tallies.add(tally)
+            finalize(tally, _add, self._counted, tally.reader()).atexit = False
+
+
+def _add(counted: dict[str, int], read: Callable[[], dict[str, int]]) -> None:
+    """Keep what a cache has counted that is no more, such as one request's."""
+    for tier, number in read().items():
+        counted[tier] += number
 
 
 def full_key(cache: str, key: object) -> bytes:
@@ -301,8 +388,11 @@ def _settled(runtime: Runtime, peers: int) -> bool:
     alive = {m.address for m in members if m.state is State.ALIVE}
     owners = {m.node_id for m in members if m.routable}
     counted = {m.node_id for m in runtime.engine.ranges.table.members}
-    siblings = runtime.siblings
-    met = siblings is not None and siblings <= alive
+    if runtime.siblings is None:
+        return False
+    # A sibling that is known to be gone is in the directory for a moment longer.
+    gone = {m.address for m in members if m.state >= State.DEAD}
+    met = runtime.siblings - gone <= alive
     return met and len(alive) > peers and counted == owners
 
 

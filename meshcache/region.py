@@ -12,15 +12,16 @@ an operation ends with the runtime it began with.
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from itertools import count
+from sys import intern
 from typing import Any, Final, NamedTuple, TypeAlias, final
 
 from meshcache import default
 from meshcache.clock import NEVER, monotonic
 from meshcache.codec.keys import encode_key
 from meshcache.codec.messages import NO_EXPIRY, Item, Status, Verb
-from meshcache.codec.values import Codec
+from meshcache.codec.values import BytesCodec, Codec, JsonCodec, MsgpackCodec
 from meshcache.engine.ops import (
     ClearCache,
     Deliver,
@@ -40,6 +41,7 @@ from meshcache.engine.ops import (
 )
 from meshcache.errors import (
     ConfigError,
+    KeyRefused,
     LoadTimeout,
     NodeClosed,
     NotANumber,
@@ -51,15 +53,24 @@ from meshcache.errors import (
 )
 from meshcache.hashing import key_hash
 from meshcache.model import MISSING, Unset
-from meshcache.node import Node
+from meshcache.node import Node, NodeState
 from meshcache.runtime.chain import MAX_DEPTH
 from meshcache.runtime.failures import error_of, failure_of
 from meshcache.runtime.loaders import Loader
 from meshcache.runtime.runtime import Runtime
 from meshcache.runtime.steps import Answer, RunHere, Steps
 from meshcache.runtime.tally import Tally
+from meshcache.store.near import NearEntry
 
-__all__ = ["MAX_KEY", "Home", "Region", "Ttl", "Wanted", "checked_ttl"]
+__all__ = [
+    "MAX_KEY",
+    "Home",
+    "Region",
+    "Ttl",
+    "Wanted",
+    "checked_timeout",
+    "checked_ttl",
+]
 
 Ttl: TypeAlias = float | Unset | None
 """Seconds to live; None for ever; 0 not at all; UNSET the cache's default."""
@@ -70,6 +81,7 @@ Home: TypeAlias = Node | Callable[[], Node] | None
 MAX_KEY: Final = 65_536
 MAX_NAME: Final = 1000
 MAX_TTL: Final = 10 * 365 * 86_400.0
+MAX_LOAD_TIMEOUT: Final = 86_400.0
 ALONE_TIMEOUT: Final = 3600.0
 """Seconds for an awaitable loader where there is no node, and so no setting."""
 
@@ -78,6 +90,7 @@ ALONE_TIMEOUT: Final = 3600.0
 _PLAIN: Final = frozenset({str, int})
 
 _ids: Final = count(1)
+_numbers: Final = MsgpackCodec()
 
 
 class Wanted(NamedTuple):
@@ -117,13 +130,15 @@ class Region:
         self.ttl: Final = ttl
         self.near_ttl: Final = near_ttl
         self.jitter: Final = jitter
-        self.id: Final = next(_ids)
+        self.id: Final = _identity(name, codec, near_ttl)
         self.tally: Final = Tally()
         self.runtime: Runtime | None = None
+        # The runtime's near entries, or none: what a memoized call looks at first.
+        self.entries: dict[Hashable, NearEntry] = {}
         self._home = home
         self.prefix: Final = name.encode() + b"\0"
         self._random = random.Random()
-        self._counted: Node | None = None
+        self._loader: Loader | None = None
 
     def part(self, name: str) -> Region:
         """Return a region of its own within this one: cleared with it, and by itself.
@@ -160,22 +175,27 @@ class Region:
         runtime = self.runtime
         if runtime is None:
             node = self.node
-            if self._counted is not node:
-                self._counted = node
-                node.count(self.tally)
-            self.runtime = runtime = node.attach(self)
+            if self._loader is not None:
+                node.register(self._loader)
+            runtime = node.attach(self)
         return runtime
 
-    def rebind(self) -> None:
-        """Look for the node's runtime anew at the next use."""
-        self.runtime = None
+    def rebind(self, runtime: Runtime | None) -> None:
+        """Use *runtime* from now on; None is to ask the node at the next use."""
+        self.runtime = runtime
+        self.entries = {} if runtime is None else runtime.near.entries
 
     def register(self, loader: Loader) -> None:
-        """Let peers have *loader* run in this process, once the node runs."""
+        """Let peers have *loader* run in this process, once the node runs.
+
+        Where the node comes from a callable, that is from the region's first use on.
+        """
         if self._home is None:
             default.register(loader)
         elif isinstance(self._home, Node):
             self._home.register(loader)
+        else:
+            self._loader = loader
 
     # --- reading -----------------------------------------------------------------
 
@@ -257,7 +277,12 @@ class Region:
     def get_many(
         self, runtime: Runtime | None, keys: Sequence[object]
     ) -> Steps[dict[Any, Any]]:
-        """Return the values of those of *keys* that are stored, by key."""
+        """Return the values of those of *keys* that are stored, by key.
+
+        Raises:
+            KeyRefused: two of them are two keys here and one in a dict.
+        """
+        self._check_apart(keys)
         values: dict[Any, Any] = {}
         asked: list[tuple[object, tuple[bytes, int]]] = []
         for key in keys:
@@ -281,6 +306,18 @@ class Region:
                 self.tally.miss()
         return {key: values[key] for key in keys if key in values}
 
+    def _check_apart(self, keys: Sequence[object]) -> None:
+        """Refuse `1` beside `True`: the dict that is returned has room for one."""
+        known: dict[Any, tuple[object, object]] = {}
+        for key in keys:
+            near_key = self.near_key(key)
+            first, other = known.setdefault(key, (key, near_key))
+            if other != near_key:
+                raise KeyRefused(
+                    f"{first!r} and {key!r} are two keys, and one in the dict that is "
+                    "returned; ask for one of them by itself"
+                )
+
     def contains(self, runtime: Runtime | None, key: object) -> Steps[bool]:
         """Return whether something is stored under *key*."""
         full = self.full(runtime, key)
@@ -297,9 +334,16 @@ class Region:
         Raises:
             LoadError, LoadTimeout, RecursiveLoad: see `Cache.get_or_load`.
         """
-        near_key, op, loader, ttl, errors = wanted
-        ttl_ms = self.ttl_ms(ttl)
-        self._check_circle(op)
+        ttl_ms = self.ttl_ms(wanted.ttl)
+        self._check_circle(wanted.op)
+        try:
+            return (yield from self._fill(runtime, wanted, ttl_ms))
+        except Exception:
+            self.tally.raised()
+            raise
+
+    def _fill(self, runtime: Runtime | None, wanted: Wanted, ttl_ms: int) -> Steps[Any]:
+        near_key, op, loader, _, errors = wanted
         chain = (*op.chain, op.hashed)
         if runtime is None:
             alone = RunHere(loader, chain, op.timeout or ALONE_TIMEOUT)
@@ -390,7 +434,8 @@ class Region:
             NodeClosed: the node does not run.
         """
         if runtime is None:
-            raise self._not_running(verb.name.lower())
+            self._check_disabled(verb.name.lower())
+            return tuple(_not_kept(verb, item) for item in items)
         hashed = tuple((item, key_hash(item.key)) for item in items)
         answer: Answer = yield WriteKeys(verb, hashed)
         return _results(answer, len(items))
@@ -409,7 +454,8 @@ class Region:
             PeerUnavailable, PeerTimeout: some member was not reached.
         """
         if runtime is None:
-            raise self._not_running("clear")
+            self._check_disabled("clear")
+            return
         answer: Answer = yield ClearCache(self.name)
         results = _results(answer, 1)
         unreached = [r for r in results if isinstance(r, Unreached)]
@@ -417,8 +463,10 @@ class Region:
             where = ", ".join(r.address for r in unreached)
             raise _unreached(f"clear of {self.name!r} at {where}", unreached[0])
 
-    def _not_running(self, what: str) -> NodeClosed:
-        return NodeClosed(f"{what} in {self.name!r}: {self.node!r} does not run")
+    def _check_disabled(self, what: str) -> None:
+        """Raise, unless there is no node because none is wanted."""
+        if self.node.state is not NodeState.DISABLED:
+            raise NodeClosed(f"{what} in {self.name!r}: {self.node!r} does not run")
 
     def checked(self, item: Item, result: WriteResult | Unreached) -> WriteResult:
         """Return *result*, or raise what kept the write from being done."""
@@ -502,6 +550,48 @@ def checked_ttl(ttl: object, what: str) -> float | None:
     if not 0 <= ttl <= MAX_TTL:
         raise ConfigError(f"{what}={ttl!r} is not in 0 to {MAX_TTL:g} seconds")
     return float(ttl)
+
+
+def checked_timeout(timeout: object) -> float:
+    """Return a load_timeout in seconds, or 0 for the node's setting.
+
+    Raises:
+        ConfigError: it is not positive, not finite, over a day, or no number.
+    """
+    if timeout is None:
+        return 0.0
+    if (
+        isinstance(timeout, bool)
+        or not isinstance(timeout, int | float)
+        or not 0 < timeout <= MAX_LOAD_TIMEOUT
+    ):
+        raise ConfigError(
+            f"load_timeout={timeout!r} is no number of seconds above 0, up to "
+            f"{MAX_LOAD_TIMEOUT:g}; None is the node's setting"
+        )
+    return float(timeout)
+
+
+def _identity(name: str, codec: Codec, near_ttl: float | None) -> str:
+    """Return what regions have in common that may use each other's decoded values.
+
+    Two caches of one name and the same options may, so one made anew for each request
+    finds what the one before it kept. Whether two codecs of the application's are
+    alike is not known.
+    """
+    ours = isinstance(codec, MsgpackCodec | JsonCodec | BytesCodec)
+    # Interned, so that a look-up compares pointers.
+    return intern(f"{name}\0{codec.name if ours else next(_ids)}\0{near_ttl}")
+
+
+def _not_kept(verb: Verb, item: Item) -> WriteResult:
+    """Return how a write goes in a cache that is always empty: meshcache is off."""
+    if verb is Verb.INCR:
+        number = _numbers.decode(item.value)
+        assert isinstance(number, int)
+        return WriteResult(Status.HIT, _numbers.encode(number + item.delta))
+    stored = verb in {Verb.SET, Verb.ADD}
+    return WriteResult(Status.HIT if stored else Status.MISS, b"")
 
 
 def _found(answer: Answer, length: int) -> tuple[Got | None, ...]:

@@ -23,7 +23,7 @@ class Capacity:
         "256KiB",
         "1TiB",
         "Memory for the part of the cluster's entries that this node owns.",
-        "The nodes together hold the sum; in a container stay below its /dev/shm.",
+        "The nodes together hold the sum of theirs.",
     )
     max_value_bytes: int = size(
         None,
@@ -52,7 +52,7 @@ class Capacity:
         0,
         86_400,
         "How long a near entry is used without asking its owner again.",
-        "It is the longest that a lost invalidation can go unseen; 0s turns near off.",
+        "It bounds what can go unseen, whatever messages are lost; 0s turns near off.",
     )
     request_timeout: float = seconds(
         1.0,

@@ -65,6 +65,7 @@ class Keywords(TypedDict, total=False):
     handshake_timeout: float | str
     reconnect_min: float | str
     reconnect_max: float | str
+    link_idle: float | str
     cluster: str
     bind: str
     data_port: int

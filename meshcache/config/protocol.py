@@ -167,7 +167,7 @@ class Transport(Membership):
         1,
         100_000,
         "Data messages that wait for one peer.",
-        "Over the limit a request fails at once and its loader runs here.",
+        "Over the limit frames are dropped, and requests end by time-out.",
     )
     max_control_frame: int = size(
         "64KiB",
@@ -210,4 +210,12 @@ class Transport(Membership):
         300,
         "The longest wait between two such attempts.",
         "It bounds how late the return of a peer is noticed.",
+    )
+    link_idle: float = seconds(
+        120.0,
+        1,
+        86_400,
+        "Time without traffic after which a connection is closed, until it is needed.",
+        "Shorter holds fewer descriptors in large clusters; a probe may then have to "
+        "connect first.",
     )

@@ -81,6 +81,8 @@ class Calls:
         deadline: float,
         answered: Callable[[Answer], None],
         lost: Callable[[Loss], None],
+        *,
+        avoided_too: bool = False,
     ) -> int | None:
         """Send what *message* makes of a fresh request id, and return that id.
 
@@ -88,7 +90,9 @@ class Calls:
         avoided or too much is under way.
         """
         core = self._core
-        if peer.avoided or len(self._by_rid) >= core.config.max_requests:
+        if peer.avoided and not avoided_too:
+            return None
+        if len(self._by_rid) >= core.config.max_requests:
             return None
         self._next += 1
         rid = self._next
@@ -140,5 +144,7 @@ class Calls:
         del self._by_rid[rid]
         self._core.counters.timeouts += 1
         call.peer.avoided = True
+        # Its answer may be lost on the way. If that was a lease, others wait for us.
+        self._core.send(call.peer, Cancel(rid))
         self._doubt(call.peer)
         call.lost(Loss.SILENT)

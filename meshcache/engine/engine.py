@@ -24,7 +24,6 @@ from collections.abc import Iterable
 from dataclasses import fields
 from typing import Any, Final, final
 
-from meshcache.clock import NEVER
 from meshcache.codec.mail import Route
 from meshcache.codec.messages import (
     Abandon,
@@ -203,8 +202,8 @@ class Engine:
 
     def deadline(self) -> float | None:
         """Return when `tick` is wanted next, in monotonic seconds."""
-        due = min(self._core.agenda.next() or NEVER, self.swim.deadline() or NEVER)
-        return None if due == NEVER else due
+        dues = (self._core.agenda.next(), self.swim.deadline())
+        return min((due for due in dues if due is not None), default=None)
 
     def leave(self, now: float) -> list[Effect]:
         """Say farewell and end all that waits. `left` tells when it has been said."""
@@ -254,8 +253,10 @@ class Engine:
     def _receive_control(self, message: Control, route: Route) -> None:
         if isinstance(message, Ack | Ping):
             peer = self._core.peers.get(message.sender.node_id)
-            if peer is not None:
-                peer.avoided = False
+            if peer is not None and peer.avoided:
+                # It lives, but that was the other plane: whether it answers requests
+                # is for a request to find out, and not for somebody's read.
+                self._surveys.try_again(peer)
         self._take(self.swim.receive(message, route, self._core.now))
 
     def _receive_data(self, message: Data, route: Route) -> None:

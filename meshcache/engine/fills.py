@@ -5,7 +5,7 @@
     asked by a peer, key is ours   our pool runs the loader, if we know it and have
                                    room; else that peer gets the lease
 
-Whoever comes second waits. A waiter that is itself inside a loader, and one that finds
+Whoever comes second waits. Whoever comes first and is itself inside a loader, or finds
 the pool busy, is given a lease and never a place in a queue: loaders that wait for each
 other's keys cannot fill the pools of two nodes and lock them.
 
@@ -121,6 +121,7 @@ class Fills:
         self._tasks: frozenset[LoaderName] = frozenset()
         self._runs: dict[int, bool] = {}
         self._core.agenda.at(self._core.now + self._beat, self._tell_pending)
+        self._core.agenda.at(self._core.now + core.config.sweep_interval, self._look)
 
     @property
     def _beat(self) -> float:
@@ -150,11 +151,11 @@ class Fills:
             core.complete(ticket, _recursive(op))
             return
         deadline = core.now + op.timeout
-        waiter = Waiter(Local(ticket), core.now, deadline, nested=bool(op.chain))
+        waiter = Waiter(Local(ticket), core.now, deadline)
         flight = self._joinable(op.key)
         if flight is None:
             self._open_here(op, waiter, stamp)
-        elif self._wait(flight, waiter):
+        elif self._core.flights.join(flight, waiter):
             core.counters.joined += 1
         else:
             self._lease_alone(waiter)
@@ -167,7 +168,7 @@ class Fills:
         peer = self._core.peer_of(op.hashed)
         if peer is None or not peer.usable:
             self._grant(flight, waiter)
-        elif not self._wait(flight, waiter):
+        elif not self._core.flights.join(flight, waiter):
             self._core.flights.close(flight)
             self._lease_alone(waiter)
         else:
@@ -273,24 +274,26 @@ class Fills:
             core.reply(route, hit)
             return
         core.counters.served_misses += 1
-        self._serve_load(Remote(route, message.rid), message, hashed)
+        party = Remote(route, message.rid)
+        # The same request twice, repeated on the way, is answered once.
+        if core.flights.of(party) is None:
+            self._serve_load(party, message, hashed)
 
     def _serve_load(self, party: Remote, message: Load, hashed: int) -> None:
         core = self._core
         deadline = core.now + message.budget_ms / 1000
-        waiter = Waiter(
-            party, core.now, deadline, message.caller, nested=bool(message.chain)
-        )
+        waiter = Waiter(party, core.now, deadline, message.caller)
         flight = self._joinable(message.key)
         if flight is not None:
             core.counters.joined += 1
-            if not self._wait(flight, waiter):
+            if not self._core.flights.join(flight, waiter):
                 self._refuse(party, Reason.OVERLOADED)
             return
         flight = self._open(message.key, hashed, core.ranges.stamp(hashed))
         if flight is None:
             self._refuse(party, Reason.OVERLOADED)
-        elif self._can_run(message) and self._wait(flight, waiter):
+        elif self._can_run(message) and self._core.flights.join(flight, waiter):
+            flight.expires = deadline
             self._run(flight, message)
         else:
             self._grant(flight, waiter)
@@ -376,8 +379,9 @@ class Fills:
 
     def drop(self, op: Drop) -> None:
         """Hear that a caller's load failed, or pass its lease on."""
-        flight = self._core.flights.of(Local(op.ticket))
-        if flight is None or flight.id != op.lease or flight.holder is None:
+        party = Local(op.ticket)
+        flight = self._core.flights.get(op.lease)
+        if flight is None or flight.holder is None or flight.holder.party != party:
             return
         if op.failure is None:
             self._pass(flight)
@@ -409,7 +413,13 @@ class Fills:
         """
         flights = self._core.flights
         flight = flights.joinable(key)
-        if flight is None or self._core.ranges.mine(flight.hashed):
+        if flight is None:
+            return None
+        if flight.phase is Phase.RUNNING and flight.expires <= self._core.now:
+            # A loader that hangs must not take its key with it.
+            flights.detach(flight)
+            return None
+        if self._core.ranges.mine(flight.hashed):
             return flight
         if isinstance(flight.stamp, Stamp) and not flight.stamp.stands:
             flights.detach(flight)
@@ -424,18 +434,21 @@ class Fills:
             flight.stamp = stamp
         return flight
 
-    def _wait(self, flight: Flight, waiter: Waiter) -> bool:
-        if not self._core.flights.join(flight, waiter):
-            return False
-        check = partial(self._waited, flight, waiter.party)
-        self._core.agenda.at(waiter.deadline, check)
-        return True
+    def _look(self, now: float) -> None:
+        """End the waits and the leases whose time is over.
 
-    def _waited(self, flight: Flight, party: Party, _now: float) -> None:
-        """A waiter's time is over, unless it has been served meanwhile."""
-        if self._core.flights.leave(flight, party) is not None:
-            self._give_up(party)
-            self._end_if_unwanted(flight)
+        One look at all of them every so often: most loads end long before, and a
+        deadline in the agenda for each would be kept until it is due.
+        """
+        core = self._core
+        for flight in core.flights:
+            for late in [w for w in flight.waiters.values() if w.deadline <= now]:
+                core.flights.leave(flight, late.party)
+                self._give_up(late.party)
+                self._end_if_unwanted(flight)
+            if flight.holder is not None and flight.expires <= now:
+                self._pass(flight)
+        core.agenda.at(now + core.config.sweep_interval, self._look)
 
     def _end_if_unwanted(self, flight: Flight) -> None:
         """Close a flight that only waits for an answer which nobody wants now.
@@ -453,7 +466,6 @@ class Fills:
         core = self._core
         core.counters.leases += 1
         core.flights.grant(flight, waiter, waiter.deadline)
-        core.agenda.at(waiter.deadline, partial(self._lease_over, flight, waiter))
         match waiter.party:
             case Local(ticket):
                 alone = flight.upstream is None and not core.ranges.mine(flight.hashed)
@@ -464,10 +476,6 @@ class Fills:
             case Remote(route, rid):
                 lease_ms = max(1, int((waiter.deadline - core.now) * 1000))
                 core.reply(route, Leased(rid, flight.id, lease_ms))
-
-    def _lease_over(self, flight: Flight, holder: Waiter, _now: float) -> None:
-        if flight.holder is holder:
-            self._pass(flight)
 
     def _pass(self, flight: Flight) -> None:
         """Give the lease to the next who can use it; else give the flight up."""

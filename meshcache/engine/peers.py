@@ -3,7 +3,8 @@
 Membership says who is in the cluster. A `Peer` adds what this node has seen of it
 lately: whether it answers, what it can load, and how far its invalidations were
 followed. A peer that let a request time out is *avoided*: nothing is asked of it until
-it is heard again, so that its silence costs one time-out and not one per read.
+it answers one, so that its silence costs one time-out and not one per read. The engine
+tries it again by itself whenever membership hears of it.
 """
 
 from __future__ import annotations
@@ -26,7 +27,8 @@ class Peer:
 
     `generations` is this node's copy of the peer's: the numbers differ from the
     original's, but they move whenever the original's do, which is all that a near
-    entry asks. `number` is the last invalidation taken, `heard` when that was.
+    entry asks. `number` is the last invalidation taken, `heard` when that was. `tried`
+    tells that an avoided peer is being asked whether it answers again.
     """
 
     member: Member
@@ -35,6 +37,7 @@ class Peer:
     heard: float = 0.0
     followed: bool = False
     avoided: bool = False
+    tried: bool = False
     loaders: frozenset[tuple[str, int]] = frozenset()
 
     @property
@@ -93,10 +96,12 @@ class Peers:
 
     def learn(self, member: Member) -> Peer:
         """Take membership's word on a member and return its peer."""
-        peer = self._by_id.get(member.node_id)
+        known = peer = self._by_id.get(member.node_id)
         if peer is None or peer.member.epoch != member.epoch:
             peer = Peer(member)
             self._by_id[member.node_id] = peer
+        if known is not None and known.member[4:6] != member[4:6]:
+            self._drop_addresses(known)
         peer.member = member
         self._by_address[member.address] = peer
         self._by_address[member.data_address] = peer
@@ -107,9 +112,12 @@ class Peers:
         peer = self._by_id.pop(member.node_id, None)
         if peer is not None:
             peer.forget()
-        for address in (member.address, member.data_address):
+            self._drop_addresses(peer)
+
+    def _drop_addresses(self, peer: Peer) -> None:
+        for address in (peer.member.address, peer.member.data_address):
             if self._by_address.get(address) is peer:
-                self._by_address.pop(address, None)
+                del self._by_address[address]
 
     def note_loaders(self, message: Loaders) -> None:
         """Remember what a peer can load for others."""

@@ -86,10 +86,15 @@ class Readers:
             yield Reply(route, self._note(int(reader[0]), buckets, everything))
 
     def beat(self, now: float) -> Iterator[Reply]:
-        """Yield a sign of life for every reader, and drop the idle ones."""
+        """Yield a sign of life for every reader, and drop the idle ones.
+
+        Those are told to trust nothing. One that came back before it had missed the
+        beats, and had heard of no write before, would find its number right otherwise.
+        """
         idle = [r for r, (_, used) in self._readers.items() if now - used > READER_IDLE]
         for route in idle:
-            del self._readers[route]
+            number, _ = self._readers.pop(route)
+            yield Reply(route, self._note(int(number) + 1, (), everything=True))
         for route, (number, _) in self._readers.items():
             yield Reply(route, self._note(int(number), (), everything=False))
 

@@ -47,6 +47,21 @@ class Surveys:
                 lost(Loss.AVOIDED)
         gather.put(0, core.ranges.table.epoch)
 
+    def try_again(self, peer: Peer) -> None:
+        """Ask an avoided peer; its answer, as any answer, ends the avoiding."""
+        if peer.tried:
+            return
+        peer.tried = True
+        deadline = self._core.now + self._core.config.request_timeout
+        self._calls.start(
+            peer,
+            partial(_survey, peer),
+            deadline,
+            lambda _answer: _tried(peer),
+            lambda _why: _tried(peer),
+            avoided_too=True,
+        )
+
     def serve(self, route: Route, message: Survey) -> None:
         """Tell a peer which table this node goes by."""
         answer = Surveyed(message.rid, self._core.ranges.table.epoch)
@@ -63,3 +78,7 @@ def _answered(gather: Gather[int | None], index: int, answer: Answer) -> None:
 
 def _lost(gather: Gather[int | None], index: int, _why: Loss) -> None:
     gather.put(index, None)
+
+
+def _tried(peer: Peer) -> None:
+    peer.tried = False

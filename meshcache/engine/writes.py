@@ -12,6 +12,7 @@ and says whether the write may have happened all the same.
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from typing import Final, final
 
@@ -48,6 +49,10 @@ __all__ = ["Writes"]
 DONE: Final = WriteResult(Status.HIT, b"")
 NOTHING: Final = WriteResult(Status.MISS, b"")
 NOBODY: Final = Unreached("", unknown=False)
+
+MAX_NUMBER: Final = 1024
+"""Bytes of a counter. Anything longer is not decoded, for that happens on the I/O
+thread."""
 
 _numbers: Final = MsgpackCodec()
 
@@ -177,10 +182,10 @@ class Writes:
     def _incr(self, item: Item, hashed: int) -> WriteResult:
         entry = self.core.store.get(item.key, hashed, self.core.now)
         stored = item.value if entry is None else entry.value
-        try:
-            number = _numbers.decode(stored)
-        except SerializationError:
-            number = None
+        number: object = None
+        if len(stored) <= MAX_NUMBER:
+            with suppress(SerializationError):
+                number = _numbers.decode(stored)
         if type(number) is not int:
             return WriteResult(Status.NOT_A_NUMBER, b"")
         encoded = _numbers.encode(number + item.delta)

@@ -47,15 +47,13 @@ class Phase(Enum):
 class Waiter:
     """One who waits for a flight: since when, until when, and from which node.
 
-    `node` is empty for this process. `nested` tells that the waiter is itself inside
-    a loader.
+    `node` is empty for this process.
     """
 
     party: Party
     since: float
     deadline: float
     node: bytes = b""
-    nested: bool = False
 
     def can_load(self, now: float) -> bool:
         """Whether enough of its time is left to hand it the lease."""
@@ -69,7 +67,8 @@ class Flight:
 
     `asked` is our request to the owner while it is open; `upstream` is what the owner
     knows this load by, if it leased it to us; `stamp` is the engine's proof that
-    nothing was written since the start.
+    nothing was written since the start. `expires` is when the holder's lease is over,
+    or when the pool should have been done.
     """
 
     id: int

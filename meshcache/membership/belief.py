@@ -44,6 +44,8 @@ class Belief:
             self._meet(heard, hearsay=hearsay)
             return
         known = record.member
+        if heard == known:
+            return
         if not supersedes(heard, known):
             self._correct(known, heard, hearsay=hearsay)
             return
@@ -115,7 +117,7 @@ class Belief:
         record = self._core.roster.get(member.node_id)
         if record is None or not accuses(record.member, member):
             return ()
-        return (record.member,)
+        return (record.member,) if self._core.settings.buddy else ()
 
     def bury_suspects(self) -> None:
         """Take for dead those whose time to object is over."""
@@ -190,7 +192,7 @@ class Belief:
 
     def _confirmations(self) -> int:
         # This node, the others that could accuse, and the accused itself.
-        return self._core.settings.confirmations(len(self._core.roster.alive()) + 2)
+        return self._core.settings.confirmations(self._core.roster.alive_count + 2)
 
     def _count(self, was: State | None, state: State) -> None:
         counters = self._core.counters

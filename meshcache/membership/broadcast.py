@@ -10,6 +10,7 @@ kind does not starve the other. Accusations travel in a third, with gossip alone
 from __future__ import annotations
 
 from collections.abc import Hashable
+from itertools import islice
 from typing import Generic, TypeVar, final
 
 from meshcache.codec.messages import Accusation
@@ -29,49 +30,62 @@ class Queue(Generic[K, V]):
     drawn and not what waits.
     """
 
-    __slots__ = ("_buckets", "_sent")
+    __slots__ = ("_buckets",)
 
     def __init__(self) -> None:
         self._buckets: list[dict[K, V]] = [{}]
-        self._sent: dict[K, int] = {}
 
     def __len__(self) -> int:
-        return len(self._sent)
+        return sum(map(len, self._buckets))
+
+    def __bool__(self) -> bool:
+        return any(self._buckets)
 
     def __contains__(self, key: K) -> bool:
-        return key in self._sent
+        return any(key in bucket for bucket in self._buckets)
 
     def put(self, key: K, news: V) -> None:
         """Add news that have not been sent yet, in place of older ones of *key*."""
         self.drop(key)
         self._buckets[0][key] = news
-        self._sent[key] = 0
 
     def drop(self, key: K) -> None:
         """Forget the news of *key*, if there are any."""
-        sent = self._sent.pop(key, None)
-        if sent is not None:
-            del self._buckets[sent][key]
+        for bucket in self._buckets:
+            if key in bucket:
+                del bucket[key]
+                return
 
     def draw(self, room: int, limit: int) -> list[V]:
         """Return up to *room* news, least-sent first, and count them as sent."""
-        chosen: list[tuple[int, K]] = []
+        taken: list[tuple[int, dict[K, V]]] = []
         for sent, bucket in enumerate(self._buckets):
-            if len(chosen) >= room:
+            if room <= 0:
                 break
-            chosen += [(sent, key) for key in list(bucket)[: room - len(chosen)]]
-        return [self._sent_once(sent, key, limit) for sent, key in chosen]
+            if bucket:
+                part = self._take(sent, room)
+                taken.append((sent + 1, part))
+                room -= len(part)
+        for sent, part in taken:
+            if sent < limit:
+                self._put_back(sent, part)
+        return [news for _, part in taken for news in part.values()]
 
-    def _sent_once(self, sent: int, key: K, limit: int) -> V:
-        news = self._buckets[sent].pop(key)
-        if sent + 1 >= limit:
-            del self._sent[key]
-            return news
-        if len(self._buckets) == sent + 1:
+    def _take(self, sent: int, room: int) -> dict[K, V]:
+        """Return the whole bucket, or as much of it as there is room for."""
+        bucket = self._buckets[sent]
+        if len(bucket) <= room:
+            self._buckets[sent] = {}
+            return bucket
+        part = dict(islice(bucket.items(), room))
+        for key in part:
+            del bucket[key]
+        return part
+
+    def _put_back(self, sent: int, part: dict[K, V]) -> None:
+        if len(self._buckets) == sent:
             self._buckets.append({})
-        self._buckets[sent + 1][key] = news
-        self._sent[key] = sent + 1
-        return news
+        self._buckets[sent].update(part)
 
 
 @final
@@ -87,6 +101,9 @@ class Broadcasts:
 
     def __len__(self) -> int:
         return len(self._good) + len(self._bad) + len(self._accusations)
+
+    def __bool__(self) -> bool:
+        return bool(self._good or self._bad or self._accusations)
 
     def __contains__(self, node_id: NodeId) -> bool:
         return node_id in self._good or node_id in self._bad

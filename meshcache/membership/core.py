@@ -48,7 +48,7 @@ class Core:
     @property
     def live_count(self) -> int:
         """How many members are alive or suspect, this node among them."""
-        return len(self.roster.live()) + 1
+        return self.roster.live_count + 1
 
     @property
     def retransmit_limit(self) -> int:
@@ -83,11 +83,17 @@ class Core:
         room = self.settings.max_updates - len(first)
         news = self.broadcasts.draw(room, self.retransmit_limit)
         self.counters.updates_sent += len(news)
+        if not first:
+            return tuple(news)
         return first + tuple(member for member in news if member not in first)
+
+    def speaks_ill_of(self, member: Member) -> bool:
+        """Whether a message to *member* has to say what is thought of it."""
+        return member.state > State.ALIVE and self.settings.buddy
 
     def ping(self, member: Member, seq: int) -> None:
         """Ping a member; one that is ill thought of is told so, and can object."""
-        ill = (member,) if member.state > State.ALIVE else ()
+        ill = (member,) if self.speaks_ill_of(member) else ()
         self.send_ping(
             member.address, seq, member.node_id, member.epoch, self.news(ill)
         )

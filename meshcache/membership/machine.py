@@ -414,7 +414,7 @@ class Swim:
         core = self._core
         room = self.settings.max_updates // 2
         drawn = core.broadcasts.draw_accusations(room, core.retransmit_limit)
-        ill = {member.node_id: member} if member.state > State.ALIVE else {}
+        ill = {member.node_id: member} if core.speaks_ill_of(member) else {}
         accusations = []
         for accusation in drawn:
             accused = self._belief.accused(accusation)

@@ -1,15 +1,17 @@
 """The roster: every member this node knows, and the questions asked about them.
 
-What is derived (the tuple of members, the checksum, the lists by state) is kept and
-made anew only after a change. The dead and the departed stay as tombstones, so that old
-news do not bring them back, until they are forgotten or their place is needed.
+What is derived is kept: the lists by state are made anew only after a change, and the
+checksum and the counts move along with each. The dead and the departed stay as
+tombstones, so that old news do not bring them back, until they are forgotten or their
+place is needed.
 """
 
 from __future__ import annotations
 
 from typing import final
 
-from meshcache.hashing import set_hash
+from xxhash import xxh3_64_intdigest
+
 from meshcache.model import Member, NodeId, State
 
 __all__ = ["Record", "Roster"]
@@ -43,11 +45,14 @@ class Roster:
     __slots__ = (
         "_alive",
         "_by_address",
-        "_checksum",
+        "_dead",
         "_limit",
         "_live",
         "_members",
         "_records",
+        "alive_count",
+        "checksum",
+        "live_count",
         "me",
     )
 
@@ -59,7 +64,17 @@ class Roster:
         self._members: tuple[Member, ...] | None = None
         self._live: tuple[Member, ...] | None = None
         self._alive: tuple[Member, ...] | None = None
-        self._checksum: int | None = None
+        self._dead: dict[NodeId, Record] = {}
+        self.live_count = 0
+        """How many others are alive or suspect."""
+        self.alive_count = 0
+        """How many others are alive and not suspect."""
+        self.checksum = _hash_of(me)
+        """A number that is equal on nodes which agree on who lives.
+
+        Incarnation is in it because it versions addresses and weight. State is not: a
+        suspicion is on its way out either way, and tombstones go at different times.
+        """
         self._index(me)
 
     def __len__(self) -> int:
@@ -69,18 +84,22 @@ class Roster:
         """Return the record of a member, if it is known."""
         return self._records.get(node_id)
 
-    def put(self, member: Member, now: float) -> Record:
+    def put(self, member: Member, now: float) -> None:
         """Store the newest word on a member."""
+        record = self._records.get(member.node_id)
+        self._count(record.member if record else None, member)
         if member.node_id == self.me.node_id:
             self.me = member
-        record = self._records.get(member.node_id)
         if record is None:
             record = self._records[member.node_id] = Record(member, now)
             self._index(member)
         else:
             self._replace(record, member, now)
-        self._members = self._live = self._alive = self._checksum = None
-        return record
+        if member.state is State.DEAD:
+            self._dead[member.node_id] = record
+        else:
+            self._dead.pop(member.node_id, None)
+        self._members = self._live = self._alive = None
 
     def has_room(self) -> bool:
         """Return whether a new member may come in, giving up a tombstone if need be."""
@@ -134,30 +153,17 @@ class Roster:
 
     def dead(self, since: float) -> list[Member]:
         """Return the members that have died since then."""
-        return [
-            record.member
-            for record in self._records.values()
-            if record.member.state is State.DEAD and record.since >= since
-        ]
+        return [r.member for r in self._dead.values() if r.since >= since]
 
-    @property
-    def checksum(self) -> int:
-        """A number that is equal on nodes which agree on who lives.
-
-        Incarnation is in it because it versions addresses and weight. State is not: a
-        suspicion is on its way out either way, and tombstones go at different times.
-        """
-        if self._checksum is None:
-            self._checksum = set_hash(
-                [
-                    member.node_id
-                    + member.epoch.to_bytes(8, "big")
-                    + member.incarnation.to_bytes(4, "big")
-                    for member in self.members()
-                    if member.state <= State.SUSPECT
-                ]
-            )
-        return self._checksum
+    def _count(self, known: Member | None, member: Member | None) -> None:
+        """Move counts and checksum from what was known of a member to what is now."""
+        for word, sign in ((known, -1), (member, 1)):
+            if word is None or word.state > State.SUSPECT:
+                continue
+            self.checksum = (self.checksum + sign * _hash_of(word)) % 2**64
+            if word.node_id != self.me.node_id:
+                self.live_count += sign
+                self.alive_count += sign * (word.state is State.ALIVE)
 
     def _replace(self, record: Record, member: Member, now: float) -> None:
         known = record.member
@@ -172,8 +178,10 @@ class Roster:
 
     def _remove(self, record: Record) -> None:
         del self._records[record.member.node_id]
+        self._dead.pop(record.member.node_id, None)
         self._unindex(record.member)
-        self._members = self._live = self._alive = self._checksum = None
+        self._count(record.member, None)
+        self._members = self._live = self._alive = None
 
     def _index(self, member: Member) -> None:
         self._by_address.setdefault(member.address, {})[member.node_id] = None
@@ -183,3 +191,11 @@ class Roster:
         del ids[member.node_id]
         if not ids:
             del self._by_address[member.address]
+
+
+def _hash_of(member: Member) -> int:
+    return xxh3_64_intdigest(
+        member.node_id
+        + member.epoch.to_bytes(8, "big")
+        + member.incarnation.to_bytes(4, "big")
+    )

@@ -34,7 +34,10 @@ class Settings:
         suspicion_beta: the longest suspicion, as a multiple of the shortest.
         suspicion_confirmations: how many independent accusers bring it from the
             longest to the shortest.
-        max_health: how far a node that is slow itself stretches its own time-outs.
+        max_health: how far a node that is slow itself stretches its own time-outs; 0
+            for not at all.
+        buddy: whoever is spoken to hears at once what is thought of it, so that a
+            suspect can object in one round trip.
         retransmit_mult: how often news are sent on, per decimal digit of members.
         gossip_interval: how often news that found no probe to ride on are sent.
         gossip_fanout: to how many members.
@@ -55,6 +58,7 @@ class Settings:
     suspicion_beta: float = 6.0
     suspicion_confirmations: int = 3
     max_health: int = 8
+    buddy: bool = True
     retransmit_mult: int = 4
     gossip_interval: float = 0.2
     gossip_fanout: int = 3

@@ -36,7 +36,7 @@ from meshcache.engine.effects import (
     Send,
 )
 from meshcache.engine.engine import Engine
-from meshcache.engine.ops import Closed, Operation
+from meshcache.engine.ops import Closed, Forsake, Operation
 from meshcache.errors import LocalProtocolError, RemoteProtocolError
 from meshcache.model import State
 from meshcache.runtime.tickets import AsyncTicket, SyncTicket, Ticket, Wakeups
@@ -146,7 +146,14 @@ class Driver:
         except Exception:  # noqa: BLE001 - logged and counted; nobody else can
             self.errors += 1
             _log.exception("a turn of the I/O thread failed; going on with the next")
-        self._wakeups.flush()
+        self._wake_loops()
+
+    def _wake_loops(self) -> None:
+        """Settle what tasks wait for; a lease that reached nobody passes on."""
+        while gone := self._wakeups.flush():
+            for ticket in gone:
+                forsaken = Forsake(ticket)
+                self._do(self._engine.request(None, forsaken, monotonic()))
 
     def _patience(self) -> float:
         if self._mailbox or self._posts:

@@ -276,9 +276,18 @@ def _directory(config: Config) -> Directory | None:
 
 
 def _log_change(me: Member, change: Changed) -> None:
-    """Write one line for each thing that happens to a member."""
+    """Write one line for each thing that happens to a member, its parts as extras."""
     member = change.member
     before = "new" if change.previous is None else change.previous.name
+    parts = {
+        "mesh_node": me.node_id.hex(),
+        "mesh_member": member.node_id.hex(),
+        "mesh_address": member.address,
+        "mesh_epoch": member.epoch,
+        "mesh_incarnation": member.incarnation,
+        "mesh_previous": before,
+        "mesh_state": member.state.name,
+    }
     _log.info(
         "%s: member %s at %s: %s -> %s (incarnation %d)",
         me.name,
@@ -287,4 +296,5 @@ def _log_change(me: Member, change: Changed) -> None:
         before,
         member.state.name,
         member.incarnation,
+        extra=parts,
     )

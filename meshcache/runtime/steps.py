@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Generator
-from inspect import isawaitable, iscoroutinefunction
+from inspect import isawaitable, iscoroutine, iscoroutinefunction
 from typing import Any, NamedTuple, TypeAlias, TypeVar
 
 from meshcache.engine.ops import Asked, Outcome
@@ -53,30 +53,47 @@ def run(runtime: Runtime | None, steps: Steps[Result]) -> Result:
     Raises:
         TypeError: a loader turned out to be asynchronous.
     """
+    raised: BaseException | None = None
     try:
         step = next(steps)
         while True:
             try:
                 answer = _do(runtime, step)
             except BaseException as error:  # noqa: BLE001 - the operation decides
+                raised = error
                 step = steps.throw(error)
             else:
                 step = steps.send(answer)
     except StopIteration as done:
         result: Result = done.value
         return result
+    except RuntimeError as error:
+        # What a loader's StopIteration becomes on its way out of a generator (PEP 479).
+        if isinstance(raised, StopIteration) and error.__cause__ is raised:
+            raise raised from None
+        raise
 
 
 def _do(runtime: Runtime | None, step: Step) -> Any:
     if isinstance(step, RunHere):
         if iscoroutinefunction(step.loader):
-            raise TypeError(
-                f"{step.loader!r} is async; await the a-prefixed twin of this call"
-            )
+            raise _is_async(step.loader)
         with loading(step.chain):
-            return step.loader()
+            value = step.loader()
+        if isawaitable(value):
+            if iscoroutine(value):
+                value.close()
+            raise _is_async(step.loader)
+        return value
     assert runtime is not None
     return Answer(*runtime.ask(step))
+
+
+def _is_async(loader: Callable[[], Any]) -> TypeError:
+    return TypeError(
+        f"{loader!r} is async, and this call is not: await the a-prefixed twin of this "
+        "call, or, to memoize it, write it as `async def`"
+    )
 
 
 async def arun(runtime: Runtime | None, steps: Steps[Result]) -> Result:
@@ -122,8 +139,16 @@ async def _load(loader: Callable[[], Any]) -> Any:
         return await loader()
     # A plain function may block, so it does so elsewhere, in the caller's context.
     # What it returns may still be for us to await: `lambda: fetch(key)`.
-    value = await asyncio.to_thread(loader)
+    value = await asyncio.to_thread(_plainly, loader)
     if isawaitable(value):
         awaitable: Awaitable[Any] = value
         return await awaitable
     return value
+
+
+def _plainly(loader: Callable[[], Any]) -> Any:
+    try:
+        return loader()
+    except StopIteration as error:
+        # No future takes this one: whoever awaits it would wait for ever.
+        raise RuntimeError(f"{loader!r} raised StopIteration") from error

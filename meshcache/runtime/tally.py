@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from itertools import count
 from typing import Final, final
 
-__all__ = ["TIERS", "Tally"]
+__all__ = ["OTHERS", "TIERS", "Tally"]
 
 TIERS: Final = ("near", "host", "peer", "fill", "local", "miss")
+OTHERS: Final = ("load", "raised")
 
 
 @final
 class Tally:
-    """One counter per tier and one for loads, each a function to call.
+    """One counter per tier, one for loads and one for reads that raised, to call.
 
     Thread-safe: no count is lost.
 
@@ -21,6 +23,7 @@ class Tally:
     """
 
     __slots__ = (
+        "__weakref__",
         "_counts",
         "_start",
         "fill",
@@ -30,10 +33,11 @@ class Tally:
         "miss",
         "near",
         "peer",
+        "raised",
     )
 
     def __init__(self) -> None:
-        self._counts = {name: count() for name in (*TIERS, "load")}
+        self._counts = {name: count() for name in (*TIERS, *OTHERS)}
         self._start = dict.fromkeys(self._counts, 0)
         self.near = self._counts["near"].__next__
         self.host = self._counts["host"].__next__
@@ -42,6 +46,7 @@ class Tally:
         self.local = self._counts["local"].__next__
         self.miss = self._counts["miss"].__next__
         self.load = self._counts["load"].__next__
+        self.raised = self._counts["raised"].__next__
 
     def at(self, tier: str) -> None:
         """Count a read that *tier* answered."""
@@ -52,8 +57,13 @@ class Tally:
         start = self._start
         return {t: _value(c) - start[t] for t, c in self._counts.items()}
 
+    def reader(self) -> Callable[[], dict[str, int]]:
+        """Return a function that reads all counts, resets or not, and outlives this."""
+        counts = self._counts
+        return lambda: {t: _value(c) for t, c in counts.items()}
+
     def reset(self) -> None:
-        """Count from nothing again."""
+        """Count from nothing again. What `reader` returned goes on counting."""
         self._start = {t: _value(c) for t, c in self._counts.items()}
 
 

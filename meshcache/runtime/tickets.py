@@ -79,17 +79,23 @@ class Wakeups:
         ticket.outcome = outcome
         self._by_loop.setdefault(ticket.loop, []).append(ticket)
 
-    def flush(self) -> None:
-        """Wake every loop that has something to settle."""
-        if not self._by_loop:
-            return
-        by_loop, self._by_loop = self._by_loop, {}
-        for loop, tickets in by_loop.items():
-            try:
-                loop.call_soon_threadsafe(_settle, tickets)
-            except RuntimeError:
-                # The loop was closed with tasks still waiting; they are gone with it.
-                _log.debug("a closed event loop left %d requests", len(tickets))
+    def flush(self) -> list[AsyncTicket]:
+        """Wake every loop that has something to settle.
+
+        Returns:
+            The tickets of loops that were closed with their tasks still waiting. What
+            they were told has reached nobody.
+        """
+        gone: list[AsyncTicket] = []
+        if self._by_loop:
+            by_loop, self._by_loop = self._by_loop, {}
+            for loop, tickets in by_loop.items():
+                try:
+                    loop.call_soon_threadsafe(_settle, tickets)
+                except RuntimeError:
+                    _log.debug("a closed event loop left %d requests", len(tickets))
+                    gone += tickets
+        return gone
 
 
 def _settle(tickets: list[AsyncTicket]) -> None:

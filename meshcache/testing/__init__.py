@@ -6,17 +6,31 @@ network and a clock that do as they are told.
 
 from __future__ import annotations
 
+from meshcache.testing.chaos import (
+    Deed,
+    NotSettled,
+    Report,
+    plan,
+    run,
+    settling_bound,
+)
 from meshcache.testing.invariants import InvariantBroken, Invariants
 from meshcache.testing.simulator import Happening, Machine, Seat, Simulator
 from meshcache.transport.memory import Conditions, MemoryNetwork
 
 __all__ = [
     "Conditions",
+    "Deed",
     "Happening",
     "InvariantBroken",
     "Invariants",
     "Machine",
     "MemoryNetwork",
+    "NotSettled",
+    "Report",
     "Seat",
     "Simulator",
+    "plan",
+    "run",
+    "settling_bound",
 ]

@@ -46,19 +46,10 @@ class Invariants:
             InvariantBroken: something that must hold does not.
         """
         self._check_myself(observer, me, after)
-        known = {member.node_id: member for member in before}
-        listed = set()
-        for member in after:
-            listed.add(member.node_id)
-            was = known.get(member.node_id)
-            if was is not member:
-                self._check_member(observer, me.node_id, was, member)
-        for node_id, was in known.items():
-            if node_id not in listed:
-                self._require(
-                    was.state >= State.DEAD, f"{observer} forgot {was.name} alive"
-                )
-                self._terminal.pop((observer, node_id), None)
+        if len(after) < len(before) or not self._check_in_order(
+            observer, me, before, after
+        ):
+            self._check_anyhow(observer, me, before, after)
 
     def check_bounds(self, observer: str, queued: int, members: int) -> None:
         """Check that no more news wait than the members give reason for."""
@@ -66,6 +57,45 @@ class Invariants:
             queued <= _NEWS_PER_MEMBER * members,
             f"{observer} queues {queued} news of {members} members",
         )
+
+    def _check_in_order(
+        self,
+        observer: str,
+        me: Member,
+        before: tuple[Member, ...],
+        after: tuple[Member, ...],
+    ) -> bool:
+        """Check lists in which nobody moved; return False where somebody did."""
+        changed = [
+            (was, member)
+            for was, member in zip(before, after, strict=False)
+            if was is not member
+        ]
+        if any(was.node_id != member.node_id for was, member in changed):
+            return False
+        for was, member in changed:
+            self._check_member(observer, me.node_id, was, member)
+        for member in after[len(before) :]:
+            self._check_member(observer, me.node_id, None, member)
+        return True
+
+    def _check_anyhow(
+        self,
+        observer: str,
+        me: Member,
+        before: tuple[Member, ...],
+        after: tuple[Member, ...],
+    ) -> None:
+        known = {member.node_id: member for member in before}
+        for member in after:
+            was = known.pop(member.node_id, None)
+            if was is not member:
+                self._check_member(observer, me.node_id, was, member)
+        for was in known.values():
+            self._require(
+                was.state >= State.DEAD, f"{observer} forgot {was.name} alive"
+            )
+            self._terminal.pop((observer, was.node_id), None)
 
     def _check_myself(
         self, observer: str, me: Member, after: tuple[Member, ...]
@@ -80,7 +110,7 @@ class Invariants:
         )
         self._said[key] = me.incarnation
         self._require(
-            sum(member.node_id == me.node_id for member in after) == 1,
+            after.count(me) == 1,
             f"{observer} does not list itself once",
         )
 

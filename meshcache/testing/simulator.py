@@ -80,6 +80,7 @@ class Seat:
     address: str
     data_address: str
     host: str
+    label: str
     me: Member
     machine: Machine
     swim: Swim | None
@@ -87,6 +88,8 @@ class Seat:
     clock: float
     running: bool = True
     paused_until: float = 0.0
+    blocked_until: float = 0.0
+    lag: float = 0.0
     due_at: float = NEVER
     listed: tuple[Member, ...] = ()
 
@@ -101,6 +104,7 @@ class Happening(NamedTuple):
 
 MakeMachine = Callable[[Member, random.Random], Machine]
 OnEffect = Callable[[Seat, Any, float], None]
+Action = Callable[[], None]
 
 
 @final
@@ -130,10 +134,13 @@ class Simulator:
         self._make = make or self._make_swim
         self._membership_of = membership_of or _swim_of
         self._on_effect = on_effect
-        self._codec = FrameCodec(label)
-        self._due: list[tuple[float, int, Seat]] = []
+        self._label = label
+        self._codecs: dict[str, FrameCodec] = {}
+        self._due: list[tuple[float, int, Seat | Action]] = []
         self._order = 0
         self._lives = 0
+        self.machines: list[Swim] = []
+        """All that ever took part, those that have crashed among them."""
 
     # --- who takes part ---------------------------------------------------------
 
@@ -144,16 +151,18 @@ class Simulator:
         seeds: Sequence[int] = (0,),
         weight: int = 1,
         hosts: int = 0,
+        label: str | None = None,
     ) -> list[Seat]:
         """Start *count* more nodes, which know the nodes *seeds* by address.
 
-        They are spread over *hosts* hosts, or have one each.
+        They are spread over *hosts* hosts, or have one each. Those of another *label*
+        are another cluster's.
         """
         begun = []
         for _ in range(count):
             index = len(self.seats)
             host = f"host-{index % hosts if hosts else index}"
-            seat = self._seat(index, host, weight)
+            seat = self._seat(index, host, weight, label or self._label)
             self.seats.append(seat)
             self._join(seat, seeds)
             begun.append(seat)
@@ -164,13 +173,18 @@ class Simulator:
         seat = self.seats[index]
         self.network.crash(seat.name, self.now, silent=silent)
         seat.running = False
-        seat.paused_until = 0.0
+        seat.paused_until = seat.blocked_until = 0.0
 
-    def restart(self, index: int, *, seeds: Sequence[int] = (0,)) -> Seat:
-        """Start a new process at the addresses of one that has crashed or left."""
+    def restart(
+        self, index: int, *, seeds: Sequence[int] = (0,), label: str | None = None
+    ) -> Seat:
+        """Start a new process at the addresses of one that has crashed or left.
+
+        With a *label*, it is another cluster's.
+        """
         old = self.seats[index]
         assert not old.running
-        seat = self._seat(index, old.host, old.me.weight)
+        seat = self._seat(index, old.host, old.me.weight, label or old.label)
         self.seats[index] = seat
         self._join(seat, seeds)
         return seat
@@ -188,6 +202,23 @@ class Simulator:
         self.network.pause(seat.name)
         seat.paused_until = max(seat.paused_until, self.now + seconds)
         self._schedule(seat, seat.paused_until)
+
+    def block(self, index: int, seconds: float) -> None:
+        """Let all that a node sends and all that comes to it wait for a while.
+
+        Its time goes on, and it acts on what it does not hear: the anomaly of the
+        Lifeguard paper (section V).
+        """
+        seat = self.seats[index]
+        self.network.block(seat.name)
+        seat.blocked_until = max(seat.blocked_until, self.now + seconds)
+        self.after(seconds, lambda: self._unblock(seat))
+
+    def slow(self, index: int, seconds: float) -> None:
+        """Let a node be so much late with all that it does; 0 for no more."""
+        seat = self.seats[index]
+        seat.lag = seconds
+        self.network.slow(seat.name, seconds)
 
     def jump(self, index: int, seconds: float) -> None:
         """Move a node's clock forward at once, as a suspended machine's does."""
@@ -213,11 +244,25 @@ class Simulator:
                 if not one_way:
                     self.network.cut(name, near, hold=hold)
 
+    def worsen(
+        self, some: Iterable[int], others: Iterable[int], conditions: Conditions
+    ) -> None:
+        """Let what goes from *some* to *others* travel under *conditions*; one way."""
+        far = [self.seats[index].name for index in others]
+        for index in some:
+            for name in far:
+                self.network.between(self.seats[index].name, name, conditions)
+
     def heal(self) -> None:
-        """Mend every line."""
+        """Mend every line: all that `partition` and `worsen` have done."""
         self.network.heal(self.now)
 
     # --- time -------------------------------------------------------------------
+
+    def after(self, seconds: float, action: Action) -> None:
+        """Call *action* when so much time has passed."""
+        self._order += 1
+        heappush(self._due, (self.now + seconds, self._order, action))
 
     def advance(self, seconds: float) -> None:
         """Let so much time pass.
@@ -258,12 +303,15 @@ class Simulator:
 
     def agreed(self) -> bool:
         """Return whether every node has the running ones alive and suspects nobody."""
-        expected = {seat.me.node_id for seat in self.running()}
+        clusters: dict[str, set[NodeId]] = {}
+        for seat in self.running():
+            clusters.setdefault(seat.label, set()).add(seat.me.node_id)
         return all(
-            expected
+            clusters[seat.label]
             == {m.node_id for m in members if m.state <= State.SUSPECT}
             == {m.node_id for m in members if m.state is State.ALIVE}
-            for members in (self._swim(seat).members() for seat in self.running())
+            for seat in self.running()
+            for members in (self._swim(seat).members(),)
         )
 
     @property
@@ -276,7 +324,7 @@ class Simulator:
     def _make_swim(self, me: Member, rng: random.Random) -> Swim:
         return Swim(me, self._settings, rng)
 
-    def _seat(self, index: int, host: str, weight: int) -> Seat:
+    def _seat(self, index: int, host: str, weight: int, label: str) -> Seat:
         self._lives += 1
         rng = random.Random(f"{self.seed} node {index} life {self._lives}")
         me = Member(
@@ -290,20 +338,25 @@ class Simulator:
             weight=weight,
         )
         machine = self._make(me, rng)
+        swim = self._membership_of(machine)
+        if swim is not None:
+            self.machines.append(swim)
         return Seat(
             index=index,
             name=str(index),
             address=me.address,
             data_address=me.data_address,
             host=host,
+            label=label,
             me=me,
             machine=machine,
-            swim=self._membership_of(machine),
+            swim=swim,
             clock=rng.uniform(0, _CLOCK_SPREAD) - self.now,
         )
 
     def _join(self, seat: Seat, seeds: Sequence[int]) -> None:
-        self.network.attach(seat.name, self._codec, seat.address, seat.data_address)
+        codec = self._codecs.setdefault(seat.label, FrameCodec(seat.label))
+        self.network.attach(seat.name, codec, seat.address, seat.data_address)
         addresses = [f"sim://{index}/control" for index in seeds]
         self._apply(seat, seat.machine.join(addresses, self._local(seat)))
 
@@ -330,10 +383,12 @@ class Simulator:
         if self.network.deadline() == at:
             self._deliver()
             return
-        _, _, seat = heappop(self._due)
-        if seat.due_at == at and seat.running:
-            seat.due_at = NEVER
-            self._wake(seat)
+        _, _, due = heappop(self._due)
+        if not isinstance(due, Seat):
+            due()
+        elif due.due_at == at and due.running:
+            due.due_at = NEVER
+            self._wake(due)
 
     def _deliver(self) -> None:
         event = self.network.deliver(self.now)
@@ -353,12 +408,19 @@ class Simulator:
             return
         if seat.paused_until:
             seat.paused_until = 0.0
-            self.network.resume(seat.name, self.now)
+            if not seat.blocked_until:
+                self.network.resume(seat.name, self.now)
             if self.rng.random() < 1 / 2:
                 # A process that wakes may look at its mail or at the clock first.
                 self._plan(seat)
                 return
         self._apply(seat, seat.machine.tick(self._local(seat)))
+
+    def _unblock(self, seat: Seat) -> None:
+        if seat.running and self.now >= seat.blocked_until > 0.0:
+            seat.blocked_until = 0.0
+            if not seat.paused_until:
+                self.network.resume(seat.name, self.now)
 
     def _apply(self, seat: Seat, effects: Sequence[Any]) -> None:
         network, now = self.network, self.now
@@ -400,6 +462,7 @@ class Simulator:
     def _plan(self, seat: Seat) -> None:
         deadline = seat.machine.deadline()
         at = NEVER if deadline is None else max(self.now, deadline - seat.clock)
+        at += seat.lag
         if at < seat.due_at:
             self._schedule(seat, at)
 

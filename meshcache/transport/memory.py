@@ -84,6 +84,19 @@ class _Frame(NamedTuple):
     data: bytes
 
 
+class _Reset(NamedTuple):
+    to: Way
+    address: str
+
+
+class _Outgoing(NamedTuple):
+    owner: str
+    address: str
+    way: Way | None
+    """Set for a reply, which has no address."""
+    data: bytes
+
+
 @final
 @dataclass(slots=True)
 class Traffic:
@@ -113,10 +126,12 @@ class MemoryNetwork:
         self._dark: dict[str, str] = {}
         self._connected: dict[str, dict[str, None]] = {}
         self._latest: dict[tuple[str, str], float] = {}
-        self._paused: dict[str, deque[_Frame]] = {}
+        self._paused: dict[str, deque[_Frame | _Reset]] = {}
+        self._unsent: dict[str, deque[_Outgoing]] = {}
+        self._slow: dict[str, float] = {}
         self._cut: dict[tuple[str, str], bool] = {}
         self._behind_cut: dict[tuple[str, str], deque[_Frame]] = {}
-        self._flying: list[tuple[float, int, _Frame | Lost]] = []
+        self._flying: list[tuple[float, int, _Frame | _Reset]] = []
         self._order = 0
         self._transcript = xxh3_64()
 
@@ -141,6 +156,8 @@ class MemoryNetwork:
         """
         del self._codecs[owner]
         self._paused.pop(owner, None)
+        self._unsent.pop(owner, None)
+        self._slow.pop(owner, None)
         for address in [a for a, who in self._listening.items() if who == owner]:
             del self._listening[address]
             peers = self._connected.pop(address, {})
@@ -156,10 +173,21 @@ class MemoryNetwork:
         """Let a process stop reading, as under SIGSTOP; what comes waits for it."""
         self._paused.setdefault(owner, deque(maxlen=HELD_MAX))
 
+    def block(self, owner: str) -> None:
+        """Let a process neither read nor send: what comes and what it sends waits."""
+        self.pause(owner)
+        self._unsent.setdefault(owner, deque(maxlen=HELD_MAX))
+
     def resume(self, owner: str, now: float) -> None:
-        """Let a process read again, first of all what has waited."""
+        """Let a process read and send again, first of all what has waited."""
         for frame in self._paused.pop(owner, ()):
             self._push(now, frame)
+        for waiting in self._unsent.pop(owner, ()):
+            self._post(waiting, now)
+
+    def slow(self, owner: str, seconds: float) -> None:
+        """Let whatever is for a process reach it so much later; 0 for no more."""
+        self._slow[owner] = seconds
 
     # --- the state of the lines -------------------------------------------------
 
@@ -176,8 +204,9 @@ class MemoryNetwork:
         self._cut[source, target] = hold
 
     def heal(self, now: float) -> None:
-        """Mend every line."""
+        """Mend every line: all cuts, and all that `between` has set."""
         self._cut.clear()
+        self._special.clear()
         held, self._behind_cut = self._behind_cut, {}
         for frames in held.values():
             for frame in frames:
@@ -188,24 +217,12 @@ class MemoryNetwork:
     def send(self, owner: str, address: str, message: Message, now: float) -> None:
         """Send a message to whoever listens at *address*."""
         frame = self._encode(owner, message)
-        target = self._listening.get(address)
-        if target is None:
-            if address in self._dark:
-                self.lost += 1
-            else:
-                self._report_lost(owner, address, address, now)
-            return
-        self._connected.setdefault(address, {})[owner] = None
-        self._carry(owner, target, address, frame, now)
+        self._post(_Outgoing(owner, address, None, frame), now)
 
     def reply(self, owner: str, route: Route, message: Message, now: float) -> None:
         """Send a message back along the way another came."""
-        way = cast("Way", route)
         frame = self._encode(owner, message)
-        if way.owner in self._codecs and self._lives[way.owner] == way.life:
-            self._carry(owner, way.owner, way.owner, frame, now)
-        else:
-            self.lost += 1
+        self._post(_Outgoing(owner, "", cast("Way", route), frame), now)
 
     # --- arriving ---------------------------------------------------------------
 
@@ -218,17 +235,17 @@ class MemoryNetwork:
         if not self._flying or self._flying[0][0] > now:
             return None
         _, _, flying = heappop(self._flying)
-        if isinstance(flying, Lost):
-            return flying if flying.owner in self._codecs else None
         owner, life = flying.to
         codec = self._codecs.get(owner)
         if codec is None or self._lives[owner] != life:
-            self.lost += 1
+            self.lost += isinstance(flying, _Frame)
             return None
         if owner in self._paused:
             self.held_back += 1
             self._paused[owner].append(flying)
             return None
+        if isinstance(flying, _Reset):
+            return Lost(owner, flying.address)
         self._transcript.update(flying.data)
         self._transcript.update(f"{now!r} {owner}".encode())
         try:
@@ -252,6 +269,27 @@ class MemoryNetwork:
         traffic.octets[kind] += len(frame)
         return frame
 
+    def _post(self, outgoing: _Outgoing, now: float) -> None:
+        owner, address, way, data = outgoing
+        if owner in self._unsent:
+            self._unsent[owner].append(outgoing)
+        elif way is None:
+            self._post_to(address, owner, data, now)
+        elif way.owner in self._codecs and self._lives[way.owner] == way.life:
+            self._carry(owner, way.owner, way.owner, data, now)
+        else:
+            self.lost += 1
+
+    def _post_to(self, address: str, owner: str, data: bytes, now: float) -> None:
+        target = self._listening.get(address)
+        if target is not None:
+            self._connected.setdefault(address, {})[owner] = None
+            self._carry(owner, target, address, data, now)
+        elif address in self._dark:
+            self.lost += 1
+        else:
+            self._report_lost(owner, address, address, now)
+
     def _carry(
         self, source: str, target: str, line: str, data: bytes, now: float
     ) -> None:
@@ -266,9 +304,9 @@ class MemoryNetwork:
         if how.loss and self._rng.random() < how.loss:
             self.lost += 1
             return
-        self._push(self._arrival(how, source, line, now), frame)
+        self._push(self._arrival(how, pair, line, now), frame)
         if how.duplicate and self._rng.random() < how.duplicate:
-            self._push(self._arrival(how, source, line, now), frame)
+            self._push(self._arrival(how, pair, line, now), frame)
 
     def _stop(self, pair: tuple[str, str], frame: _Frame) -> None:
         if self._cut[pair]:
@@ -276,8 +314,12 @@ class MemoryNetwork:
         else:
             self.lost += 1
 
-    def _arrival(self, how: Conditions, source: str, line: str, now: float) -> float:
+    def _arrival(
+        self, how: Conditions, pair: tuple[str, str], line: str, now: float
+    ) -> float:
+        source, target = pair
         at = now + how.delay + how.jitter * self._rng.random()
+        at += self._slow.get(target, 0.0) if self._slow else 0.0
         if how.reorder and self._rng.random() < how.reorder:
             return at + how.straggle * self._rng.random()
         at = max(at, self._latest.get((source, line), at))
@@ -287,8 +329,9 @@ class MemoryNetwork:
     def _report_lost(self, owner: str, target: str, address: str, now: float) -> None:
         how = self._special.get((owner, target), self.conditions)
         if (target, owner) not in self._cut:
-            self._push(now + how.delay, Lost(owner, address))
+            way = Way(owner, self._lives[owner])
+            self._push(now + how.delay, _Reset(way, address))
 
-    def _push(self, at: float, flying: _Frame | Lost) -> None:
+    def _push(self, at: float, flying: _Frame | _Reset) -> None:
         self._order += 1
         heappush(self._flying, (at, self._order, flying))

@@ -53,13 +53,18 @@ OUTBOX: Final = 64
 OUTBOX_AGE: Final = 1.0
 """Seconds after which a frame that could not be sent is not worth sending."""
 
-LINK_IDLE: Final = 120.0
-"""Seconds without traffic after which a link is closed, to be opened on demand."""
-
 FRAMES_PER_TURN: Final = 256
 """Frames taken from one socket before the others, and the engine, have their turn."""
 
 DATA_OVERHEAD: Final = 1 << 20
+
+# Plain integers: arithmetic with the library's enums takes over a microsecond, and
+# these are used several times for each frame.
+_IN: Final = int(zmq.POLLIN)
+_OUT: Final = int(zmq.POLLOUT)
+_NOBLOCK: Final = int(zmq.NOBLOCK)
+_MORE: Final = int(zmq.NOBLOCK | zmq.SNDMORE)
+
 _BROKEN: Final = zmq.EVENT_DISCONNECTED | zmq.EVENT_CLOSED
 _MADE: Final = zmq.EVENT_HANDSHAKE_SUCCEEDED
 _REFUSED: Final = (
@@ -108,6 +113,8 @@ class Traffic:
     dropped_large: int = 0  # frames over the plane's limit, not sent
     unroutable: int = 0  # answers whose connection is gone
     malformed: int = 0  # multipart messages, dropped
+    links_opened: int = 0  # connections to peers begun
+    links_idled: int = 0  # of these, closed for want of traffic
     refused_keys: int = 0  # connections without the cluster's secret
 
     def as_dict(self) -> dict[str, int]:
@@ -141,6 +148,7 @@ class ZmqTransport:
         self.traffic = Traffic()
         self.ports: set[int] = set()
         self._links: dict[str, _Link] = {}
+        self._link_of: dict[object, _Link] = {}
         self._lost: list[str] = []
         self._dead_routes: list[Route] = []
         self._context: zmq.Context[Socket] = zmq.Context()
@@ -257,48 +265,61 @@ class ZmqTransport:
         for name, listener in self._listeners.items():
             if listener in ready:
                 yield from self._receive_inbound(name, listener)
-        for link in list(self._links.values()):
-            if link.monitor in ready:
-                self._read_monitor(link)
-            events = ready.get(link.socket, 0)
-            if events & zmq.POLLOUT:
-                self._flush(link)
-            if events & zmq.POLLIN:
-                yield from self._receive_answers(link)
+        for any_socket, events in ready.items():
+            # What arrived before may have closed it.
+            link = self._link_of.get(any_socket)
+            if link is not None:
+                yield from self._receive_by(link, any_socket, events)
+
+    def _receive_by(
+        self, link: _Link, any_socket: object, events: int
+    ) -> Iterator[Arrival]:
+        if any_socket is link.monitor:
+            self._read_monitor(link)
+            return
+        if events & _OUT:
+            self._flush(link)
+        if events & _IN:
+            yield from self._receive_answers(link)
 
     def _receive_inbound(self, name: str, listener: Socket) -> Iterator[Arrival]:
         for _ in range(FRAMES_PER_TURN):
             try:
-                identity = listener.recv(zmq.NOBLOCK)
+                identity = listener.recv(_NOBLOCK)
+                part = listener.recv(_NOBLOCK, copy=False)
             except zmq.Again:
                 return
-            frame = self._only_part(listener)
+            frame = self._last_part(listener, part)
             if frame is not None:
                 yield Arrival(frame, _Way(name, identity), inbound=True)
 
     def _receive_answers(self, link: _Link) -> Iterator[Arrival]:
         for _ in range(FRAMES_PER_TURN):
+            # News of a death, in the frame just yielded, closes the link.
+            if link.socket.closed:
+                return
             try:
-                frame = link.socket.recv(zmq.NOBLOCK)
+                part = link.socket.recv(_NOBLOCK, copy=False)
             except zmq.Again:
                 return
-            if link.socket.getsockopt(zmq.RCVMORE):
-                self._only_part(link.socket)
-                self.traffic.malformed += 1
-                continue
-            self._count_in(frame)
-            yield Arrival(frame, link.address, inbound=False)
+            frame = self._last_part(link.socket, part)
+            if frame is not None:
+                # An answer keeps a link open too: a load may take long.
+                link.used = monotonic()
+                yield Arrival(frame, link.address, inbound=False)
 
-    def _only_part(self, any_socket: Socket) -> bytes | None:
-        """Return the one part left of a message; None if it had none or more."""
-        parts = 0
-        frame = b""
-        while any_socket.getsockopt(zmq.RCVMORE):
-            frame = any_socket.recv(zmq.NOBLOCK)
-            parts += 1
-        if parts != 1:
+    def _last_part(self, any_socket: Socket, part: zmq.Frame) -> bytes | None:
+        """Return the bytes of *part*; None, and drop the rest, if it is not the last.
+
+        A `Frame` knows whether more follow. To ask the socket takes as long as to
+        receive.
+        """
+        if part.more:
+            while any_socket.recv(_NOBLOCK, copy=False).more:
+                pass
             self.traffic.malformed += 1
             return None
+        frame = part.bytes
         self._count_in(frame)
         return frame
 
@@ -333,9 +354,9 @@ class ZmqTransport:
         if self._too_large(frame, plane):
             return
         try:
-            self._listeners[route.plane].send_multipart(
-                [route.identity, frame], zmq.NOBLOCK
-            )
+            listener = self._listeners[route.plane]
+            listener.send(route.identity, _MORE)
+            listener.send(frame, _NOBLOCK)
         except zmq.Again:
             self.traffic.dropped_full += 1
         except zmq.ZMQError as error:
@@ -355,7 +376,7 @@ class ZmqTransport:
 
     def _try(self, link: _Link, frame: bytes) -> bool:
         try:
-            link.socket.send(frame, zmq.NOBLOCK)
+            link.socket.send(frame, _NOBLOCK)
         except zmq.Again:
             return False
         self._count_out(frame)
@@ -401,8 +422,10 @@ class ZmqTransport:
             dealer.close(0)
             self._lost.append(address)
             return None
+        self.traffic.links_opened += 1
         link = _Link(address, dealer, monitor, plane, monotonic())
         self._links[address] = link
+        self._link_of[dealer] = self._link_of[monitor] = link
         self._poller.register(dealer, zmq.POLLIN)
         self._poller.register(monitor, zmq.POLLIN)
         return link
@@ -440,14 +463,17 @@ class ZmqTransport:
 
     def sweep(self, now: float) -> None:
         """Close links that have been idle for long. Cheap; call it at every turn."""
-        if now - self._swept < LINK_IDLE / 4:
+        idle = self._config.link_idle
+        if now - self._swept < idle / 4:
             return
         self._swept = now
-        for link in [x for x in self._links.values() if now - x.used > LINK_IDLE]:
+        for link in [x for x in self._links.values() if now - x.used > idle]:
+            self.traffic.links_idled += 1
             self._close_link(link)
 
     def _close_link(self, link: _Link) -> None:
         del self._links[link.address]
+        del self._link_of[link.socket], self._link_of[link.monitor]
         self._poller.unregister(link.socket)
         self._poller.unregister(link.monitor)
         link.socket.disable_monitor()
