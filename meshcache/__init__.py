@@ -10,6 +10,8 @@
 Stable names are those listed in `__all__`; docs/reference/api.md describes them.
 """
 
+from typing import Any
+
 from meshcache.cache import Cache
 from meshcache.codec.types import register
 from meshcache.codec.values import Codec
@@ -73,3 +75,12 @@ __all__ = [
     "start",
     "stop",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """Return `__version__`, read from the installed package when it is asked for."""
+    if name != "__version__":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib.metadata import version  # noqa: PLC0415 - it is slow to import
+
+    return version(__name__)

@@ -31,11 +31,12 @@ from meshcache.handles import AsyncMemoized, Memoized
 from meshcache.memoize import Settings, memoized
 from meshcache.model import MISSING, UNSET, Unset
 from meshcache.node import Node
-from meshcache.region import Home, Region, Ttl, Wanted, checked_timeout, checked_ttl
+from meshcache.region import Home, Region, Wanted
 from meshcache.runtime.chain import current
 from meshcache.runtime.failures import BUILTIN
 from meshcache.runtime.runtime import Runtime
 from meshcache.runtime.steps import Steps, arun, run
+from meshcache.times import Ttl, checked_timeout, checked_ttl
 
 __all__ = ["Cache", "Options"]
 
@@ -51,8 +52,9 @@ R = TypeVar("R")
 class Memoizer(Protocol):
     """What `memoize(...)` returns: the decorator itself."""
 
+    # A coroutine function fits both, and the first that fits is meant.
     @overload
-    def __call__(
+    def __call__(  # type: ignore[overload-overlap]
         self, function: Callable[P, Coroutine[Any, Any, R]], /
     ) -> AsyncMemoized[P, R]: ...
     @overload
@@ -260,7 +262,7 @@ class Cache:
     # --- memoizing ---------------------------------------------------------------
 
     @overload
-    def memoize(
+    def memoize(  # type: ignore[overload-overlap] # as for `Memoizer`
         self, function: Callable[P, Coroutine[Any, Any, R]], /
     ) -> AsyncMemoized[P, R]: ...
     @overload

@@ -35,7 +35,7 @@ from meshcache.errors import ConfigError, MeshCacheError
 from meshcache.hashing import PARTITIONS
 from meshcache.model import MISSING, UNSET, Member, State
 from meshcache.node import Node, NodeState
-from meshcache.region import Ttl
+from meshcache.times import Ttl
 
 try:
     import click

@@ -121,8 +121,9 @@ class Memoized(_Plain[P, R_co], Protocol[P, R_co]):
         self: Memoized[Concatenate[S, Q], R], instance: S, owner: Any = None, /
     ) -> Callable[Q, R]: ...
     @overload
-    def __get__(self, instance: object, owner: Any = None, /) -> Callable[..., R_co]:
-        """Bind as a method does."""
+    def __get__(
+        self, instance: object, owner: Any = None, /
+    ) -> Callable[..., R_co]: ...
 
 
 # --- async functions -------------------------------------------------------------
@@ -159,5 +160,4 @@ class AsyncMemoized(_Async[P, R_co], Protocol[P, R_co]):
     @overload
     def __get__(
         self, instance: object, owner: Any = None, /
-    ) -> Callable[..., Coroutine[Any, Any, R_co]]:
-        """Bind as a method does."""
+    ) -> Callable[..., Coroutine[Any, Any, R_co]]: ...

@@ -29,13 +29,14 @@ from meshcache.engine.ops import LoadKey
 from meshcache.errors import ConfigError, KeyRefused
 from meshcache.handles import CacheInfo
 from meshcache.model import MISSING
-from meshcache.region import Region, Ttl, Wanted, checked_timeout
+from meshcache.region import Region, Wanted
 from meshcache.runtime.chain import current
 from meshcache.runtime.failures import known
 from meshcache.runtime.loaders import CannotRun, Loaded
 from meshcache.runtime.runtime import Runtime
 from meshcache.runtime.steps import Steps, arun, run
 from meshcache.store.near import VISITED_MAX, NearEntry
+from meshcache.times import Ttl, checked_timeout
 
 __all__ = ["Settings", "memoized"]
 

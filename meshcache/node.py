@@ -41,7 +41,7 @@ from meshcache.runtime.tally import OTHERS, TIERS, Tally
 if TYPE_CHECKING:
     from meshcache.cache import Cache, Options
 
-__all__ = ["Explanation", "Node", "NodeState", "full_key"]
+__all__ = ["STOP_TIMEOUT", "Explanation", "Node", "NodeState", "full_key"]
 
 _log = logging.getLogger("meshcache.node")
 

@@ -61,27 +61,15 @@ from meshcache.runtime.runtime import Runtime
 from meshcache.runtime.steps import Answer, RunHere, Steps
 from meshcache.runtime.tally import Tally
 from meshcache.store.near import NearEntry
+from meshcache.times import Ttl, checked_ttl
 
-__all__ = [
-    "MAX_KEY",
-    "Home",
-    "Region",
-    "Ttl",
-    "Wanted",
-    "checked_timeout",
-    "checked_ttl",
-]
-
-Ttl: TypeAlias = float | Unset | None
-"""Seconds to live; None for ever; 0 not at all; UNSET the cache's default."""
+__all__ = ["MAX_KEY", "Home", "Region", "Wanted"]
 
 Home: TypeAlias = Node | Callable[[], Node] | None
 """The node of a region: itself, a callable that returns it, or None, the default."""
 
 MAX_KEY: Final = 65_536
 MAX_NAME: Final = 1000
-MAX_TTL: Final = 10 * 365 * 86_400.0
-MAX_LOAD_TIMEOUT: Final = 86_400.0
 ALONE_TIMEOUT: Final = 3600.0
 """Seconds for an awaitable loader where there is no node, and so no setting."""
 
@@ -535,41 +523,6 @@ class Region:
             return 0
         less = self._random.random() * self.jitter
         return max(1, int(seconds * (1 - less) * 1000))
-
-
-def checked_ttl(ttl: object, what: str) -> float | None:
-    """Return a time to live in seconds, or None for ever.
-
-    Raises:
-        ConfigError: it is negative, not finite, over ten years, or no number.
-    """
-    if ttl is None:
-        return None
-    if isinstance(ttl, bool) or not isinstance(ttl, int | float):
-        raise ConfigError(f"{what}={ttl!r} is no number of seconds; None is for ever")
-    if not 0 <= ttl <= MAX_TTL:
-        raise ConfigError(f"{what}={ttl!r} is not in 0 to {MAX_TTL:g} seconds")
-    return float(ttl)
-
-
-def checked_timeout(timeout: object) -> float:
-    """Return a load_timeout in seconds, or 0 for the node's setting.
-
-    Raises:
-        ConfigError: it is not positive, not finite, over a day, or no number.
-    """
-    if timeout is None:
-        return 0.0
-    if (
-        isinstance(timeout, bool)
-        or not isinstance(timeout, int | float)
-        or not 0 < timeout <= MAX_LOAD_TIMEOUT
-    ):
-        raise ConfigError(
-            f"load_timeout={timeout!r} is no number of seconds above 0, up to "
-            f"{MAX_LOAD_TIMEOUT:g}; None is the node's setting"
-        )
-    return float(timeout)
 
 
 def _identity(name: str, codec: Codec, near_ttl: float | None) -> str:

@@ -243,7 +243,7 @@ def test_only_msgpack_counts(solo, name):
         solo.cache(name, codec="json").incr("n")
 
 
-def test_many_go_together(spot, do):
+def test_many_go_together(spot, do, until):
     cache, keys = spot.cache(), [*spot.keys(3), "x", None, (1, "y")]
     values = {key: [key] for key in keys}
 
@@ -253,7 +253,8 @@ def test_many_go_together(spot, do):
     assert values == do(spot.far(), "get_many", iter(keys))
     assert {} == do(cache, "get_many", ["nothing", "there"])
     assert 6 == do(cache, "delete_many", [*keys, "nothing"])
-    assert {} == do(spot.far(), "get_many", keys)
+    assert {} == do(cache, "get_many", keys)
+    until(lambda: do(spot.far(), "get_many", keys) == {}, 2.0)
 
 
 def test_nothing_at_all_is_many_too(spot, do):
@@ -473,7 +474,7 @@ def test_a_ttl_of_none_never_expires(spot, do):
     assert None is ttl_left(cache, key)
 
 
-def test_a_ttl_of_zero_is_not_stored_and_forgets_what_was(spot, do):
+def test_a_ttl_of_zero_is_not_stored_and_forgets_what_was(spot, do, until):
     cache, key = spot.cache(), spot.key()
     do(cache, "set", key, "old")
     do(spot.far(), "get", key)
@@ -481,7 +482,7 @@ def test_a_ttl_of_zero_is_not_stored_and_forgets_what_was(spot, do):
     do(cache, "set", key, "new", ttl=0)
 
     assert MISSING is do(cache, "get", key, MISSING)
-    assert MISSING is do(spot.far(), "get", key, MISSING)
+    until(lambda: do(spot.far(), "get", key, MISSING) is MISSING, 2.0)
     assert do(cache, "add", key, "x", ttl=0)
     assert not do(cache, "contains", key)
 
@@ -493,7 +494,7 @@ def test_what_has_expired_is_gone_from_every_memory(spot, do, until):
     assert 1 == do(cache, "get", key)
     assert 1 == do(far, "get", key)
     until(lambda: do(cache, "get", key, MISSING) is MISSING)
-    until(lambda: do(far, "get", key, MISSING) is MISSING, 0.1)
+    until(lambda: do(far, "get", key, MISSING) is MISSING, 1.0)
 
 
 def test_jitter_takes_off_up_to_its_share(solo, name, do):
@@ -840,7 +841,7 @@ def test_a_timeout_of_the_loader_s_own_is_passed_on(cache, do):
     assert TimeoutError is type(caught.value)
 
 
-def test_a_write_during_a_load_wins(spot, do, together):
+def test_a_write_during_a_load_wins(spot, do, together, until):
     cache, key = spot.cache(), spot.key()
     begun, written = threading.Event(), threading.Event()
 
@@ -858,11 +859,12 @@ def test_a_write_during_a_load_wins(spot, do, together):
         return None
 
     assert "from before" == together(2, work)[0]
-    assert "newer" == do(cache, "get", key)
     assert "newer" == do(spot.far(), "get", key)
+    # The loading node hears of the write by a note, which may still be on its way.
+    until(lambda: do(cache, "get", key) == "newer", 2.0)
 
 
-def test_a_delete_during_a_load_keeps_its_value_out(spot, do, together):
+def test_a_delete_during_a_load_keeps_its_value_out(spot, do, together, until):
     cache, key = spot.cache(), spot.key()
     begun, deleted = threading.Event(), threading.Event()
 
@@ -880,8 +882,8 @@ def test_a_delete_during_a_load_keeps_its_value_out(spot, do, together):
         return None
 
     assert "from before" == together(2, work)[0]
-    assert MISSING is do(cache, "get", key, MISSING)
     assert MISSING is do(spot.far(), "get", key, MISSING)
+    until(lambda: do(cache, "get", key, MISSING) is MISSING, 2.0)
 
 
 def test_a_loaded_value_over_the_limit_is_returned_and_not_stored(tight, name, do):
@@ -999,6 +1001,32 @@ def test_a_cancelled_waiter_leaves_the_others_alone(spot, until):
     assert ["value", "value", "value"] == [r for r in results if r == "value"]
     assert 1 == sum(isinstance(r, asyncio.CancelledError) for r in results)
     assert [1] == loads
+
+
+def test_the_lead_never_passes_to_one_who_was_cancelled(spot, until):
+    cache, key = spot.cache(), spot.key()
+
+    async def main():
+        begun = asyncio.Event()
+
+        async def endless():
+            begun.set()
+            await asyncio.Event().wait()
+
+        def waiters(number):
+            return spot.writer.stats()["engine"]["waiting"] == number
+
+        tasks = [asyncio.create_task(cache.aget_or_load(key, endless))]
+        await begun.wait()
+        for number in (1, 2):
+            tasks.append(asyncio.create_task(cache.aget_or_load(key, fetch)))
+            await asyncio.to_thread(until, partial(waiters, number))
+        for task in tasks[1::-1]:
+            task.cancel()
+            await asyncio.sleep(0)
+        return await asyncio.wait_for(tasks[2], 10)
+
+    assert "fetched" == asyncio.run(main())
 
 
 def test_a_task_left_behind_by_a_loader_can_load_the_same_key_later(spot):

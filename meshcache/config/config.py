@@ -23,7 +23,7 @@ from meshcache.config.seed import Seed
 from meshcache.config.setting import Setting, Unit, count, flag, refuse, setting
 from meshcache.errors import ConfigError
 
-__all__ = ["ORDERS", "PREFIX", "PRESETS", "Config", "Order", "disabled"]
+__all__ = ["ORDERS", "PREFIX", "PRESETS", "Config", "Order", "default", "disabled"]
 
 PREFIX: Final = "MESHCACHE_"
 _DISABLE: Final = "DISABLE"

@@ -19,7 +19,7 @@ however long the load takes.
 from __future__ import annotations
 
 from functools import partial
-from typing import Final, NamedTuple, final
+from typing import Final, final
 
 from meshcache.codec.mail import Route
 from meshcache.codec.messages import (
@@ -54,7 +54,7 @@ from meshcache.engine.ops import (
     Tier,
     TimedOut,
 )
-from meshcache.engine.peers import Peer
+from meshcache.engine.parties import Asking, Brought, Local, Remote, Upstream
 from meshcache.errors import ValueTooLarge
 from meshcache.fill.flight import Flight, Party, Phase, Waiter
 from meshcache.hashing import key_hash
@@ -67,45 +67,6 @@ BEATS_PER_TIMEOUT: Final = 3
 RECURSIVE: Final = "meshcache.errors:RecursiveLoad"
 NO_LEASE: Final = 0
 """The lease of a load that nobody shares: what it brings is not told to anybody."""
-
-
-class Local(NamedTuple):
-    """A waiter of this process."""
-
-    ticket: Ticket
-
-
-class Remote(NamedTuple):
-    """A waiter of another node: the way back to it, and its request."""
-
-    route: Route
-    rid: int
-
-
-class Upstream(NamedTuple):
-    """The owner who leased us a load, and the token it knows the load by."""
-
-    peer: Peer
-    token: int
-
-
-class Asking(NamedTuple):
-    """A flight whose owner is being asked, for the first time or (`hop` 1) again."""
-
-    flight: Flight
-    op: LoadKey
-    peer: Peer
-    hop: int
-    deadline: float
-
-
-class Brought(NamedTuple):
-    """What a flight ends with: a value as it goes out, and how it was come by."""
-
-    value: bytes
-    ttl_ms: int
-    version: int
-    tier: Tier
 
 
 @final

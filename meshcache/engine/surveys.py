@@ -51,9 +51,8 @@ class Surveys:
         """Ask an avoided peer; its answer, as any answer, ends the avoiding."""
         if peer.tried:
             return
-        peer.tried = True
         deadline = self._core.now + self._core.config.request_timeout
-        self._calls.start(
+        started = self._calls.start(
             peer,
             partial(_survey, peer),
             deadline,
@@ -61,6 +60,7 @@ class Surveys:
             lambda _why: _tried(peer),
             avoided_too=True,
         )
+        peer.tried = started is not None
 
     def serve(self, route: Route, message: Survey) -> None:
         """Tell a peer which table this node goes by."""

@@ -42,7 +42,7 @@ from meshcache.model import State
 from meshcache.runtime.tickets import AsyncTicket, SyncTicket, Ticket, Wakeups
 from meshcache.transport.zeromq import Arrival, ZmqTransport
 
-__all__ = ["Driver"]
+__all__ = ["Driver", "Told"]
 
 OPERATIONS_PER_TURN: Final = 256
 IDLE_POLL: Final = 1.0

@@ -1,7 +1,7 @@
 """Chaos from the command line: many seeds in a row, or one seed again.
 
-    python -m meshcache.testing --seeds 500
-    python -m meshcache.testing --seed 7
+python -m meshcache.testing --seeds 500
+python -m meshcache.testing --seed 7
 """
 
 from __future__ import annotations
@@ -61,7 +61,9 @@ def _run_all(seeds: range, nodes: int | None, seconds: float) -> int:
         if (seed - seeds.start + 1) % _SHOWN_EVERY == 0:
             _say(f"{seed - seeds.start + 1} seeds, {len(failed)} failed")
     _summarise(reports)
-    _say(f"{len(seeds)} seeds, {len(failed)} failed, {process_time() - began:.0f} s CPU")
+    _say(
+        f"{len(seeds)} seeds, {len(failed)} failed, {process_time() - began:.0f} s CPU"
+    )
     return 1 if failed else 0
 
 

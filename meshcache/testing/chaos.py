@@ -1,5 +1,4 @@
-"""Chaos, then calm: a cluster is ill-treated at random, and must agree once it is left
-in peace.
+"""Chaos, then calm: a cluster is ill-treated at random, and must agree afterwards.
 
     report = run(seed=7)
     report = run(seed=7, nodes=40, settings=Settings(probe_interval=0.5))
@@ -61,12 +60,13 @@ class Deed(NamedTuple):
     """One misfortune: when, what, whom it befalls, and how long or far it goes.
 
     `some` are the nodes on one side of it, where it has sides. `odd` makes it the
-    less usual kind: a crash that nobody notices, a cut in one direction only.
+    less usual kind: a crash that nobody notices, a restart under the old id, a cut in
+    one direction only.
     """
 
     at: float
     what: str
-    index: int
+    node: int
     amount: float
     some: tuple[int, ...] = ()
     odd: bool = False
@@ -122,7 +122,7 @@ def plan(seed: int, nodes: int, seconds: float) -> list[Deed]:
             Deed(
                 at=at,
                 what=rng.choices(names, weights)[0],
-                index=order[0],
+                node=order[0],
                 amount=min(rng.expovariate(1 / 8.0), seconds - at),
                 some=tuple(order[: rng.randint(1, nodes - 1)]),
                 odd=rng.random() < 1 / 2,
@@ -235,9 +235,7 @@ def _differences(simulator: Simulator) -> str:
     return "; ".join(wrong[:10])
 
 
-def _report(
-    simulator: Simulator, planned: int, settled: float, bound: float
-) -> Report:
+def _report(simulator: Simulator, planned: int, settled: float, bound: float) -> Report:
     counters: Counter[str] = Counter()
     for swim in simulator.machines:
         counters.update(swim.counters.as_dict())
@@ -266,23 +264,23 @@ class _Stage:
         self._simulator = simulator
 
     def perform(self, deed: Deed) -> None:
-        seat = self._simulator.seats[deed.index]
+        seat = self._simulator.seats[deed.node]
         method: Callable[[Deed, Seat], None] = getattr(self, f"_{deed.what}")
         method(deed, seat)
 
     def _crash(self, deed: Deed, seat: Seat) -> None:
         if self._may_go(seat):
-            self._simulator.crash(deed.index, silent=deed.odd)
+            self._simulator.crash(deed.node, silent=deed.odd)
 
     def _restart(self, deed: Deed, seat: Seat) -> None:
-        del deed
         down = [s.index for s in self._simulator.seats if not s.running]
         if down:
-            self._simulator.restart(down[seat.index % len(down)], seeds=SEEDS)
+            index = down[seat.index % len(down)]
+            self._simulator.restart(index, seeds=SEEDS, keep_id=deed.odd)
 
     def _leave(self, deed: Deed, seat: Seat) -> None:
         if self._may_go(seat) and not seat.paused_until:
-            self._simulator.leave(deed.index)
+            self._simulator.leave(deed.node)
 
     def _newcomer(self, deed: Deed, seat: Seat) -> None:
         del deed, seat
@@ -291,19 +289,19 @@ class _Stage:
 
     def _pause(self, deed: Deed, seat: Seat) -> None:
         if seat.running:
-            self._simulator.pause(deed.index, deed.amount)
+            self._simulator.pause(deed.node, deed.amount)
 
     def _block(self, deed: Deed, seat: Seat) -> None:
         if seat.running:
-            self._simulator.block(deed.index, deed.amount)
+            self._simulator.block(deed.node, deed.amount)
 
     def _slow(self, deed: Deed, seat: Seat) -> None:
         if seat.running:
-            self._simulator.slow(deed.index, deed.amount / 8)
+            self._simulator.slow(deed.node, deed.amount / 8)
 
     def _jump(self, deed: Deed, seat: Seat) -> None:
         if seat.running:
-            self._simulator.jump(deed.index, 8 * deed.amount)
+            self._simulator.jump(deed.node, 8 * deed.amount)
 
     def _split(self, deed: Deed, seat: Seat) -> None:
         del seat

@@ -31,10 +31,13 @@ from meshcache.model import Member, NodeId, State
 from meshcache.testing.invariants import InvariantBroken, Invariants
 from meshcache.transport.memory import Arrival, Conditions, MemoryNetwork
 
-__all__ = ["Happening", "Machine", "Seat", "Simulator"]
+__all__ = ["Happening", "Machine", "MakeMachine", "Seat", "Simulator"]
 
 _EPOCH_NS: Final = 1_700_000_000_000_000_000
 _CLOCK_SPREAD: Final = 1e6
+_MOST_TICKS_AT_ONCE: Final = 100
+_ROUNDING: Final = 1e-9
+"""What a sum of two times may be short of; waking that much too early is for nothing."""
 
 
 class Machine(Protocol):
@@ -76,6 +79,8 @@ class Seat:
     """A place in the cluster, and the process that has it at present."""
 
     index: int
+    life: int
+    """Counts the processes of a simulation; no two have the same."""
     name: str
     address: str
     data_address: str
@@ -90,6 +95,8 @@ class Seat:
     paused_until: float = 0.0
     blocked_until: float = 0.0
     lag: float = 0.0
+    ticked_at: float = -1.0
+    ticks: int = 0
     due_at: float = NEVER
     listed: tuple[Member, ...] = ()
 
@@ -176,15 +183,22 @@ class Simulator:
         seat.paused_until = seat.blocked_until = 0.0
 
     def restart(
-        self, index: int, *, seeds: Sequence[int] = (0,), label: str | None = None
+        self,
+        index: int,
+        *,
+        seeds: Sequence[int] = (0,),
+        label: str | None = None,
+        keep_id: bool = False,
     ) -> Seat:
         """Start a new process at the addresses of one that has crashed or left.
 
-        With a *label*, it is another cluster's.
+        With a *label*, it is another cluster's. With *keep_id*, it goes by the id of
+        the one before it, and only its epoch is newer.
         """
         old = self.seats[index]
         assert not old.running
-        seat = self._seat(index, old.host, old.me.weight, label or old.label)
+        node_id = old.me.node_id if keep_id else None
+        seat = self._seat(index, old.host, old.me.weight, label or old.label, node_id)
         self.seats[index] = seat
         self._join(seat, seeds)
         return seat
@@ -303,13 +317,13 @@ class Simulator:
 
     def agreed(self) -> bool:
         """Return whether every node has the running ones alive and suspects nobody."""
-        clusters: dict[str, set[NodeId]] = {}
+        clusters: dict[str, set[tuple[Any, ...]]] = {}
         for seat in self.running():
-            clusters.setdefault(seat.label, set()).add(seat.me.node_id)
+            clusters.setdefault(seat.label, set()).add(seat.me[:2])
         return all(
             clusters[seat.label]
-            == {m.node_id for m in members if m.state <= State.SUSPECT}
-            == {m.node_id for m in members if m.state is State.ALIVE}
+            == {m[:2] for m in members if m.state <= State.SUSPECT}
+            == {m[:2] for m in members if m.state is State.ALIVE}
             for seat in self.running()
             for members in (self._swim(seat).members(),)
         )
@@ -324,11 +338,18 @@ class Simulator:
     def _make_swim(self, me: Member, rng: random.Random) -> Swim:
         return Swim(me, self._settings, rng)
 
-    def _seat(self, index: int, host: str, weight: int, label: str) -> Seat:
+    def _seat(
+        self,
+        index: int,
+        host: str,
+        weight: int,
+        label: str,
+        node_id: NodeId | None = None,
+    ) -> Seat:
         self._lives += 1
         rng = random.Random(f"{self.seed} node {index} life {self._lives}")
         me = Member(
-            node_id=NodeId(rng.randbytes(16)),
+            node_id=node_id or NodeId(rng.randbytes(16)),
             epoch=_EPOCH_NS + int(self.now * 1e9) + self._lives,
             incarnation=0,
             state=State.ALIVE,
@@ -343,6 +364,7 @@ class Simulator:
             self.machines.append(swim)
         return Seat(
             index=index,
+            life=self._lives,
             name=str(index),
             address=me.address,
             data_address=me.data_address,
@@ -414,7 +436,15 @@ class Simulator:
                 # A process that wakes may look at its mail or at the clock first.
                 self._plan(seat)
                 return
+        self._notice_haste(seat)
         self._apply(seat, seat.machine.tick(self._local(seat)))
+
+    def _notice_haste(self, seat: Seat) -> None:
+        """Fail for a machine whose deadline stays where it is, tick after tick."""
+        seat.ticks = seat.ticks + 1 if seat.ticked_at == self.now else 0
+        seat.ticked_at = self.now
+        if seat.ticks > _MOST_TICKS_AT_ONCE:
+            raise InvariantBroken(f"{seat.name} is due again and again")
 
     def _unblock(self, seat: Seat) -> None:
         if seat.running and self.now >= seat.blocked_until > 0.0:
@@ -451,7 +481,7 @@ class Simulator:
         if listed is seat.listed:
             return
         try:
-            observer = f"{seat.name}/{seat.me.name}"
+            observer = f"{seat.name}/{seat.me.name}/{seat.life}"
             self.invariants.check(observer, swim.me, seat.listed, listed)
             self.invariants.check_bounds(observer, swim.queued, len(listed))
         except InvariantBroken as broken:
@@ -461,8 +491,9 @@ class Simulator:
 
     def _plan(self, seat: Seat) -> None:
         deadline = seat.machine.deadline()
-        at = NEVER if deadline is None else max(self.now, deadline - seat.clock)
-        at += seat.lag
+        if deadline is None:
+            return
+        at = max(self.now, deadline - seat.clock + _ROUNDING) + seat.lag
         if at < seat.due_at:
             self._schedule(seat, at)
 

@@ -51,7 +51,18 @@ OUTBOX: Final = 64
 """Frames that wait for a link's first connection."""
 
 OUTBOX_AGE: Final = 1.0
-"""Seconds after which a frame that could not be sent is not worth sending."""
+"""Seconds after which a frame that could not be sent is not worth sending.
+
+The last control frame is, whatever its age: it makes the sender known as soon as a
+split network is whole again, and what it says is judged by who hears it.
+"""
+
+CONNECT_TIMEOUT: Final = 2.0
+"""Seconds after which a connection that nobody answers is begun anew. The kernel would
+double its pauses, and find out up to a minute late that the network is back."""
+
+MAX_SOCKETS: Final = 16_384
+"""libzmq's own default, 1023, is enough for 170 peers: a link takes three sockets."""
 
 FRAMES_PER_TURN: Final = 256
 """Frames taken from one socket before the others, and the engine, have their turn."""
@@ -152,8 +163,10 @@ class ZmqTransport:
         self._lost: list[str] = []
         self._dead_routes: list[Route] = []
         self._context: zmq.Context[Socket] = zmq.Context()
+        self._context.set(zmq.MAX_SOCKETS, MAX_SOCKETS)
         self._poller = zmq.Poller()
         self._listeners: dict[str, Socket] = {}
+        self._watches: list[Socket] = []
         self._doorman: Doorman | None = None
         self._curve = None if config.secret is None else Curve(config.secret)
         self._waker, self._wake_fd = _waker()
@@ -193,12 +206,15 @@ class ZmqTransport:
         listener.setsockopt(zmq.BACKLOG, 512)
         if self._curve is not None:
             self._curve.guard(listener)
+            self._watch(listener)
         if port and not _bind(listener, host, port):
             # Several workers of one host share their settings. The first has the
             # port that others know as a seed; the rest are found through gossip.
             _log.warning("port %d of %s is taken: using a free one", port, host)
             port = 0
         if not port and not _bind(listener, host, 0):
+            listener.disable_monitor()
+            listener.close(0)
             raise ConfigError(
                 f"bind={host!r} cannot be listened on: it is no address of this "
                 "machine; use 127.0.0.1 for one host or 0.0.0.0 for a network"
@@ -208,6 +224,16 @@ class ZmqTransport:
         endpoint = listener.getsockopt(zmq.LAST_ENDPOINT)
         assert isinstance(endpoint, bytes)
         return int(endpoint.rstrip(b"\0").rpartition(b":")[2])
+
+    def _watch(self, listener: Socket) -> None:
+        """Have the handshakes counted that *listener* refuses.
+
+        The doorman does not see most of them: without the secret, a handshake fails
+        before anybody is asked.
+        """
+        watch: Socket = listener.get_monitor_socket(_REFUSED)
+        self._watches.append(watch)
+        self._poller.register(watch, zmq.POLLIN)
 
     def _limit(self, any_socket: Socket, plane: Plane) -> None:
         """Set what every socket of a plane has in common, before it is used."""
@@ -233,7 +259,10 @@ class ZmqTransport:
         for link in list(self._links.values()):
             self._close_link(link)
         for listener in self._listeners.values():
+            listener.disable_monitor()
             listener.close(0)
+        for watch in self._watches:
+            watch.close(0)
         if self._doorman is not None:
             self._doorman.socket.close(0)
         self._context.destroy(0)
@@ -261,7 +290,10 @@ class ZmqTransport:
         ready = self._ready
         if self._doorman is not None and self._doorman.socket in ready:
             self._doorman.answer()
-            self.traffic.refused_keys = self._doorman.refused
+        for watch in self._watches:
+            while watch in ready and watch.poll(0):
+                recv_monitor_message(watch)
+                self.traffic.refused_keys += 1
         for name, listener in self._listeners.items():
             if listener in ready:
                 yield from self._receive_inbound(name, listener)
@@ -397,7 +429,8 @@ class ZmqTransport:
         oldest = monotonic() - OUTBOX_AGE
         while link.outbox:
             since, frame = link.outbox[0]
-            if since < oldest:
+            last_word = len(link.outbox) == 1 and link.plane is self.control
+            if since < oldest and not last_word:
                 self.traffic.dropped_stale += 1
             elif not self._try(link, frame):
                 return
@@ -407,19 +440,10 @@ class ZmqTransport:
     # --- links -------------------------------------------------------------------
 
     def _open_link(self, address: str, plane: Plane) -> _Link | None:
-        dealer: Socket = self._context.socket(zmq.DEALER)
-        self._limit(dealer, plane)
-        dealer.setsockopt(zmq.IMMEDIATE, 1)
-        dealer.setsockopt(zmq.RECONNECT_IVL, int(self._config.reconnect_min * 1000))
-        dealer.setsockopt(zmq.RECONNECT_IVL_MAX, int(self._config.reconnect_max * 1000))
-        if self._curve is not None:
-            self._curve.unlock(dealer)
-        monitor: Socket = dealer.get_monitor_socket(_BROKEN | _MADE | _REFUSED)
         try:
-            dealer.connect(f"tcp://{address}")
-        except zmq.ZMQError:
-            dealer.disable_monitor()
-            dealer.close(0)
+            dealer, monitor = self._dial(address, plane)
+        except (zmq.ZMQError, ValueError) as error:
+            _log.debug("no link to %r: %s", address, error)
             self._lost.append(address)
             return None
         self.traffic.links_opened += 1
@@ -429,6 +453,36 @@ class ZmqTransport:
         self._poller.register(dealer, zmq.POLLIN)
         self._poller.register(monitor, zmq.POLLIN)
         return link
+
+    def _dial(self, address: str, plane: Plane) -> tuple[Socket, Socket]:
+        """Return a socket that connects to *address*, and its monitor.
+
+        Raises:
+            ZMQError, ValueError: it is no address, or sockets or descriptors have run
+                out; nothing is left open.
+        """
+        dealer: Socket = self._context.socket(zmq.DEALER)
+        monitor: Socket | None = None
+        try:
+            self._prepare(dealer, plane)
+            monitor = dealer.get_monitor_socket(_BROKEN | _MADE | _REFUSED)
+            dealer.connect(f"tcp://{address}")
+        except (zmq.ZMQError, ValueError):
+            dealer.disable_monitor()
+            if monitor is not None:
+                monitor.close(0)
+            dealer.close(0)
+            raise
+        return dealer, monitor
+
+    def _prepare(self, dealer: Socket, plane: Plane) -> None:
+        self._limit(dealer, plane)
+        dealer.setsockopt(zmq.IMMEDIATE, 1)
+        dealer.setsockopt(zmq.CONNECT_TIMEOUT, int(CONNECT_TIMEOUT * 1000))
+        dealer.setsockopt(zmq.RECONNECT_IVL, int(self._config.reconnect_min * 1000))
+        dealer.setsockopt(zmq.RECONNECT_IVL_MAX, int(self._config.reconnect_max * 1000))
+        if self._curve is not None:
+            self._curve.unlock(dealer)
 
     def _read_monitor(self, link: _Link) -> None:
         """Report a connection that was refused or broke, once until it is made."""

@@ -65,7 +65,9 @@ def test_time_may_begin_at_zero(story):
 
 def test_a_tick_before_anything_is_due_does_nothing(story):
     s = story("ann")
+    s.passes(1.1)
 
+    assert s.engine.deadline() > s.now
     assert [] == s.engine.tick(s.now)
 
 
@@ -130,6 +132,7 @@ def test_a_dead_member_is_known_by_no_address(story):
 
 def test_loaders_are_announced_to_all_and_again_and_again(story):
     s = story("ann", "bob")
+    s.passes(1.0)
     s.tells(Register((NAME,)))
     note = Loaders(s.me.node_id, 5, (NAME,))
     assert [note] == s.sent(Loaders, "ann") == s.sent(Loaders, "bob")
@@ -140,6 +143,7 @@ def test_loaders_are_announced_to_all_and_again_and_again(story):
 
 def test_a_newcomer_hears_of_them_when_it_knows_us(story, member):
     s = story("ann")
+    s.passes(1.0)
     s.tells(Register((NAME,)))
     s.meets(member("bob"))
     assert [] == s.sent(Loaders)
@@ -150,6 +154,7 @@ def test_a_newcomer_hears_of_them_when_it_knows_us(story, member):
 
 def test_a_newcomer_that_is_gone_again_hears_nothing(story, member):
     s = story("ann")
+    s.passes(1.0)
     s.tells(Register((NAME,)))
     s.meets(member("bob"))
     s.buries("bob")

@@ -269,6 +269,24 @@ def test_a_key_its_owner_disowns_is_asked_of_the_next_and_never_of_a_third(
     assert Results((None,)) == s.outcome(ticket)
 
 
+def test_a_key_that_has_moved_twice_is_not_chased(story, member):
+    after = story("ann", "bob", "zoe"), story("ann", "bob", "zoe", "yan")
+    s = story("ann", "bob")
+    key = next(
+        k for k in s.keys("ann") if [t.owner(k) for t in after] == ["zoe", "yan"]
+    )
+    ticket = s.get(key)
+    (first,) = s.sent(Fetch, "ann")
+    s.meets(member("zoe"))
+    s.hears(Values(first.rid, (DISOWNED,)))
+    (second,) = s.sent(Fetch, "zoe")
+    s.meets(member("yan"))
+    s.hears(Values(second.rid, (DISOWNED,)))
+
+    assert [] == s.sent(Fetch)
+    assert Results((None,)) == s.outcome(ticket)
+
+
 def test_a_redirected_value_is_not_to_be_kept_near(story, member):
     s = story("ann", "bob")
     key = moving_key(s, member("zoe"), "ann", "zoe")
@@ -396,6 +414,21 @@ def test_an_avoided_owner_that_lives_but_does_not_answer_stays_avoided(story):
     s.passes(1.01)
 
     assert not is_asked(s)
+
+
+def test_an_avoided_owner_that_could_not_be_tried_is_tried_at_the_next_sign(story):
+    s = story("ann", "bob", max_requests=1)
+    s.get(s.key("ann"))
+    s.passes(1.0)
+    ann = s.peers["ann"]
+    s.get(s.key("bob"))
+    (busy,) = s.sent(Fetch, "bob")
+    s.hears(Ack(1, ann, ann.node_id, 0, ()))
+    assert [] == s.sent(Survey)
+    s.answers(busy, b"v")
+    s.hears(Ack(2, ann, ann.node_id, 0, ()))
+
+    assert 1 == len(s.sent(Survey, "ann"))
 
 
 def test_the_ack_of_another_does_not_clear_it(story):

@@ -209,3 +209,23 @@ def test_the_same_seed_gives_the_same_transcript_and_another_does_not():
         return net.transcript
 
     assert transcript(1) == transcript(1) != transcript(2)
+
+
+def test_a_blocked_process_neither_reads_nor_sends_until_it_resumes():
+    net = network()
+    net.block("a")
+    send(net, 2)
+    send_back = arrivals(net, until=5.0)
+    net.resume("a", 5.0)
+
+    assert [] == send_back
+    assert [0, 1] == numbers(net)
+
+
+def test_what_is_for_a_slow_process_reaches_it_so_much_later():
+    net = network()
+    net.slow("b", 2.0)
+    send(net, 1)
+
+    assert [] == arrivals(net, until=1.9)
+    assert [0] == numbers(net)

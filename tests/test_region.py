@@ -1,0 +1,101 @@
+"""Times, limits and keys of a region, which need no node."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from meshcache.codec.messages import NO_EXPIRY
+from meshcache.codec.values import codec
+from meshcache.errors import ConfigError, ValueTooLarge
+from meshcache.model import UNSET
+from meshcache.region import MAX_KEY, Region
+from meshcache.times import MAX_TTL
+
+SECONDS = st.one_of(
+    st.floats(0, MAX_TTL, exclude_min=True), st.integers(1, int(MAX_TTL))
+)
+
+
+def region(name="users", **options):
+    options = {"ttl": 300.0, "near_ttl": None, "jitter": 0.0, "home": None} | options
+    return Region(name, codec=options.pop("codec", codec("msgpack")), **options)
+
+
+@given(SECONDS, st.floats(0, 1))
+def test_jitter_only_shortens_and_never_beyond_its_share(ttl, jitter):
+    ms = region(jitter=jitter).ttl_ms(ttl)
+
+    assert max(1, math.floor(ttl * (1 - jitter) * 1000 - 1e-6)) <= ms
+    assert ms <= max(1, ttl * 1000)
+
+
+@given(SECONDS)
+def test_a_ttl_is_kept_to_the_millisecond_without_jitter(ttl):
+    assert max(1, int(ttl * 1000)) == region().ttl_ms(ttl)
+
+
+def test_a_ttl_of_its_own_beats_the_region_s():
+    assert 300_000 == region().ttl_ms(UNSET)
+    assert 5_000 == region().ttl_ms(5)
+    assert 0 == region().ttl_ms(0)
+    assert NO_EXPIRY == region().ttl_ms(None)
+    assert NO_EXPIRY == region(ttl=None).ttl_ms(UNSET)
+    assert 0 == region(ttl=0.0).ttl_ms(UNSET)
+
+
+def test_a_part_is_a_region_of_its_own_within_the_whole():
+    whole = region(ttl=7.0, jitter=0.5)
+    part = whole.part("load|1")
+
+    assert "users|load|1" == part.name
+    assert (7.0, 0.5) == (part.ttl, part.jitter)
+    assert whole.codec is part.codec
+    assert whole.id != part.id
+
+
+def test_a_part_s_name_is_bounded():
+    with pytest.raises(ConfigError, match="pass a shorter name="):
+        region("a" * 500).part("é" * 300)
+
+
+def test_only_regions_of_one_name_and_options_share_what_is_near():
+    class Own:
+        name = "msgpack"
+
+        def encode(self, value):
+            return b""
+
+        def decode(self, data):
+            return None
+
+    others = [
+        region(),
+        region("user"),
+        region(codec=codec("json")),
+        region(near_ttl=5.0),
+        region(codec=Own()),
+        region(codec=Own()),
+    ]
+
+    assert region().id is region(ttl=5.0, jitter=0.5).id
+    assert len(others) == len({other.id for other in others})
+
+
+def test_a_key_has_a_limit_without_a_node_too():
+    assert region().full(None, "x" * 1000)
+    with pytest.raises(ValueTooLarge):
+        region().full(None, "x" * MAX_KEY)
+
+
+@pytest.mark.parametrize("key", [1, "1", 2**70, ""])
+def test_plain_keys_are_their_own_near_keys(key):
+    assert key is region().near_key(key)
+
+
+@pytest.mark.parametrize("key", [True, 1.0, None, b"1", (1,), [1]])
+def test_all_other_keys_are_near_by_their_encoding(key):
+    assert bytes is type(region().near_key(key))

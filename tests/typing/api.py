@@ -1,0 +1,206 @@
+"""What type checkers make of the public names. Checked, never run.
+
+A line that must be refused is marked with an ignore, which the checkers report if it
+is not needed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Coroutine
+from typing import Any, assert_type
+
+import meshcache
+from meshcache import (
+    MISSING,
+    AsyncMemoized,
+    Cache,
+    CacheInfo,
+    Explanation,
+    Member,
+    Memoized,
+    Node,
+)
+from meshcache.model import Missing
+
+users = Cache("users", ttl=300, near_ttl=None, jitter=0.1, codec="msgpack")
+
+
+class User:
+    name: str = ""
+
+
+# --- plain functions -------------------------------------------------------------
+
+
+@meshcache.memoize
+def bare(user_id: int, *, full: bool = False) -> User:
+    raise NotImplementedError
+
+
+@users.memoize()
+def called(user_id: int, *, full: bool = False) -> User:
+    raise NotImplementedError
+
+
+@users.memoize(ttl=None, ignore=["full"], fill="caller", errors=[KeyError], version=2)
+def optioned(user_id: int, *, full: bool = False) -> User:
+    raise NotImplementedError
+
+
+def plain_function() -> None:
+    for function in (bare, called, optioned):
+        assert_type(function(7), User)
+        assert_type(function(user_id=7, full=True), User)
+        assert_type(function.peek(7), User | Missing)
+        assert_type(function.refresh(7), User)
+        assert_type(function.uncached(7, full=True), User)
+        assert_type(function.invalidate(7, full=True), bool)
+        assert_type(function.key_for(7), bytes)
+        assert_type(function.cache_info(), CacheInfo)
+        assert_type(function.cache_info().hits, int)
+        function.set(User(), 7, full=True)
+        function.invalidate_all()
+        function.cache_clear()
+        assert_type(function.__name__, str)
+
+    function("7")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    function()  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+    function(7, True)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+    function.invalidate("7")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    function.peek(user=7)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+    function.refresh()  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+    function.set(User())  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+
+
+def what_peek_returns_is_told_apart() -> str:
+    found = bare.peek(7)
+    if found is MISSING:
+        return "nothing"
+    return found.name
+
+
+def as_an_argument(function: Memoized[[int], User]) -> User:
+    return function(7)
+
+
+# --- async functions -------------------------------------------------------------
+
+
+@meshcache.memoize
+async def abare(user_id: int) -> User:
+    raise NotImplementedError
+
+
+@users.memoize(ttl=60)
+async def acalled(user_id: int) -> User:
+    raise NotImplementedError
+
+
+async def async_function() -> None:
+    for function in (abare, acalled):
+        waiting = assert_type(function(7), Coroutine[Any, Any, User])
+        await waiting
+        assert_type(await function(7), User)
+        assert_type(await function.refresh(7), User)
+        assert_type(await function.uncached(7), User)
+        assert_type(function.peek(7), User | Missing)
+        assert_type(await function.apeek(7), User | Missing)
+        assert_type(await function.ainvalidate(7), bool)
+        await function.aset(User(), 7)
+        await function.ainvalidate_all()
+        assert_type(function.cache_info(), CacheInfo)
+
+    await function("7")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    await function.ainvalidate()  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+
+
+def as_an_async_argument(function: AsyncMemoized[[int], User]) -> None:
+    function.invalidate(7)
+
+
+# --- methods ---------------------------------------------------------------------
+
+
+class Shop:
+    @users.memoize
+    def price(self, item: str, discount: int = 0) -> float:
+        raise NotImplementedError
+
+    @users.memoize(ttl=5)
+    async def stock(self, item: str) -> int:
+        raise NotImplementedError
+
+    @classmethod
+    @users.memoize(ignore=["cls"])
+    def named(cls, name: str) -> str:
+        raise NotImplementedError
+
+    @staticmethod
+    @users.memoize
+    def free(name: str) -> str:
+        raise NotImplementedError
+
+
+async def methods(shop: Shop) -> None:
+    assert_type(shop.price("tea", discount=2), float)
+    assert_type(await shop.stock("tea"), int)
+    assert_type(Shop.price(shop, "tea"), float)
+    assert_type(Shop.price.invalidate(shop, "tea"), bool)
+    assert_type(await Shop.stock.apeek(shop, "tea"), int | Missing)
+    assert_type(Shop.free("tea"), str)
+    assert_type(Shop.named("tea"), str)
+    shop.price(7)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    shop.price()  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+    await shop.stock(7)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+
+
+# --- caches ----------------------------------------------------------------------
+
+
+def number() -> int:
+    return 1
+
+
+async def later() -> str:
+    return ""
+
+
+def operations() -> None:
+    assert_type(users.get_or_load("a", number), int)
+    assert_type(users.get_or_load("a", lambda: [1], ttl=5, load_timeout=1), list[int])
+    users.set("a", 1, ttl=None)
+    assert_type(users.add("a", 1, ttl=0), bool)
+    assert_type(users.touch("a"), bool)
+    assert_type(users.delete("a"), bool)
+    assert_type(users.incr("a", 2, initial=3), int)
+    assert_type(users.set_many({"a": 1}), list[Any])
+    assert_type(users.delete_many(["a"]), int)
+    assert_type("a" in users, bool)
+    users.set("a", 1, ttl="60")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    Cache("users", tll=3)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+
+
+async def async_operations() -> None:
+    assert_type(await users.aget_or_load("a", number), int)
+    assert_type(await users.aget_or_load("a", later), str)
+    assert_type(await users.aadd("a", 1), bool)
+    assert_type(await users.adelete("a"), bool)
+    assert_type(await users.aincr("a"), int)
+    assert_type(await users.acontains("a"), bool)
+
+
+# --- nodes -----------------------------------------------------------------------
+
+
+def nodes() -> None:
+    assert_type(meshcache.start(cluster="c", max_bytes="64MB"), Node)
+    assert_type(meshcache.node(), Node)
+    with Node(cluster="c", seeds=["10.0.0.7:7946"]) as node:
+        assert_type(node.wait_ready(peers=2, timeout=10), Node)
+        assert_type(node.members(), list[Member])
+        assert_type(node.owner("users", 42), Member | None)
+        assert_type(node.explain("users", 42), Explanation)
+        assert_type(node.cache("users", ttl=300), Cache)
+        assert_type(node.ready, bool)
+    Node(claster="c")  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+    meshcache.start(near_entries="many")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
