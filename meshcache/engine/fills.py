@@ -432,8 +432,7 @@ class Fills:
                 alone = flight.upstream is None and not core.ranges.mine(flight.hashed)
                 core.counters.local += alone
                 tier = Tier.LOCAL if alone else Tier.FILL
-                stamp = flight.stamp if isinstance(flight.stamp, Stamp) else None
-                core.complete(ticket, Granted(flight.id, tier, stamp))
+                core.complete(ticket, Granted(flight.id, tier, _stamp_of(flight)))
             case Remote(route, rid):
                 lease_ms = max(1, int((waiter.deadline - core.now) * 1000))
                 core.reply(route, Leased(rid, flight.id, lease_ms))
@@ -479,9 +478,9 @@ class Fills:
                     self._core.reply(route, filled)
 
     def _got(self, flight: Flight, brought: Brought) -> Got:
-        stamp = flight.stamp if isinstance(flight.stamp, Stamp) else None
         value, ttl_ms, version, tier = brought
-        return Got(value, self._core.expires(ttl_ms), version, tier, stamp)
+        expires = self._core.expires(ttl_ms)
+        return Got(value, expires, version, tier, _stamp_of(flight))
 
     def _store(self, flight: Flight, brought: Brought) -> None:
         """Keep the value, if the key is ours and no write has come since the start."""
@@ -563,3 +562,14 @@ class Fills:
 def _recursive(op: LoadKey) -> Raised:
     message = f"a loader asked for the key it is loading: {op.key!r}"
     return Raised(Failure(RECURSIVE, message, "", b""), recursive=True)
+
+
+def _stamp_of(flight: Flight) -> Stamp | None:
+    """Return what a near entry of this load's value may stand on.
+
+    Nothing, if the value is on its way to an owner that leased us the load: a write
+    may have come before it there, whose note has yet to reach us.
+    """
+    if flight.upstream is not None or not isinstance(flight.stamp, Stamp):
+        return None
+    return flight.stamp

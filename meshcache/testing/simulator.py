@@ -37,7 +37,7 @@ _EPOCH_NS: Final = 1_700_000_000_000_000_000
 _CLOCK_SPREAD: Final = 1e6
 _MOST_TICKS_AT_ONCE: Final = 100
 _ROUNDING: Final = 1e-9
-"""What a sum of two times may be short of; waking that much too early is for nothing."""
+"""What a sum of two times may be short of, and a tick before its time does nothing."""
 
 
 class Machine(Protocol):

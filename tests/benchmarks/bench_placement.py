@@ -5,7 +5,7 @@ every table on the way is looked at. Ratios are the worst ever seen. Updates are
 CPU time, so that a busy machine does not pass for a slow table. Movement is in
 shares: 1.00 is what must move, one node's equal share.
 
-    python tests/benchmarks/bench_placement.py [--swaps N] [--seed N] [--json]
+    python tests/benchmarks/bench_placement.py [--swaps N] [--seed N] [--quick] [--json]
 """
 
 from __future__ import annotations
@@ -146,9 +146,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Measure placement.")
     parser.add_argument("--swaps", type=int, default=SWAPS)
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--quick", action="store_true", help="one swap each")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
-    result = run(options.swaps, options.seed)
+    result = run(1 if options.quick else options.swaps, options.seed)
     if options.json:
         print(json.dumps(result, indent=2))
     else:

@@ -7,19 +7,26 @@ answer is one JSON line, {"ok": ...} or {"error": ...}. Run by `Agents` in conft
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import json
+import logging
 import os
+import random
+import stat
 import sys
 import threading
 import time
 import traceback
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 import meshcache
 
 LOG = Path(os.environ["AGENT_LOG"])
 cache = meshcache.Cache("agents", ttl=300)
+seen: list[dict] = []
+logged: list[str] = []
 
 
 def note(key: object) -> None:
@@ -158,8 +165,98 @@ def stats() -> dict:
     return json.loads(json.dumps(meshcache.node().stats(), default=str))
 
 
-def stop() -> None:
+def stop() -> int:
+    """Stop the node and return when that was begun, in wall-clock ns."""
+    began = time.time_ns()
     meshcache.stop()
+    return began
+
+
+# --- for tests of membership ------------------------------------------------------
+
+
+def watch() -> None:
+    """Write down, from now on, what this node comes to believe of members."""
+    seen.clear()
+    meshcache.node().subscribe(_see)
+
+
+def _see(change: meshcache.Changed) -> None:
+    seen.append(
+        {
+            "at": time.time_ns(),
+            "of": change.member.node_id.hex(),
+            "epoch": change.member.epoch,
+            "was": change.previous.name if change.previous is not None else None,
+            "is": change.member.state.name,
+        }
+    )
+
+
+def changes() -> list[dict]:
+    return list(seen)
+
+
+def keep_logs() -> None:
+    class Kept(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            logged.append(record.getMessage())
+
+    logging.getLogger("meshcache").addHandler(Kept())
+
+
+def logs() -> list[str]:
+    return list(logged)
+
+
+def hold(seconds: float) -> None:
+    """Sleep in C without letting go of the GIL, as a long regular expression does."""
+    ctypes.PyDLL(None).usleep(int(seconds * 1e6))
+
+
+def burn(threads: int, seconds: float) -> None:
+    """Have *threads* threads compute for *seconds*, all wanting the GIL."""
+    end = time.monotonic() + seconds
+
+    def compute() -> None:
+        while time.monotonic() < end:
+            sum(range(1000))
+
+    burning = [threading.Thread(target=compute) for _ in range(threads)]
+    for thread in burning:
+        thread.start()
+    for thread in burning:
+        thread.join()
+
+
+def replay(threads: int, seconds: float) -> None:
+    """Read and write in the background, on *threads* threads, for *seconds*."""
+    end = time.monotonic() + seconds
+
+    def use() -> None:
+        while time.monotonic() < end:
+            key = random.randrange(1000)
+            if random.random() >= 0.1:
+                cache.get(f"replay {key}")
+                continue
+            with suppress(meshcache.MeshCacheError):  # its owner may be leaving
+                cache.set(f"replay {key}", key)
+
+    for _ in range(threads):
+        threading.Thread(target=use, daemon=True).start()
+
+
+def descriptors() -> dict[str, int]:
+    """Count this process's open descriptors, the TCP connections among them."""
+    kinds = {"all": 0, "sockets": 0}
+    for link in list(Path("/proc/self/fd").iterdir()):
+        try:
+            mode = link.stat().st_mode
+        except OSError:
+            continue
+        kinds["all"] += 1
+        kinds["sockets"] += stat.S_ISSOCK(mode)
+    return kinds
 
 
 def fork(count: int) -> list[dict]:

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import queue
 import signal
+import socket
 import subprocess
 import sys
 import threading
 import time
 import uuid
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -24,9 +28,9 @@ AGENT = Path(__file__).parent / "agent.py"
 class Agent:
     """One child process with a node in it; see agent.py for what it can do."""
 
-    def __init__(self, environ: dict[str, str]) -> None:
+    def __init__(self, environ: dict[str, str], prefix: Sequence[str] = ()) -> None:
         self.process = subprocess.Popen(
-            [sys.executable, str(AGENT)],
+            [*prefix, sys.executable, str(AGENT)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             env=environ,
@@ -62,6 +66,15 @@ class Agent:
         self.process.send_signal(signal.SIGKILL)
         self.process.wait(10)
 
+    @contextmanager
+    def stopped(self) -> Iterator[None]:
+        """Have the whole process stand still for as long as the body takes."""
+        self.process.send_signal(signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            self.process.send_signal(signal.SIGCONT)
+
     def end(self) -> int:
         """Close its stdin, so that it exits by itself, and return its exit code."""
         assert self.process.stdin is not None
@@ -85,8 +98,9 @@ class Agents:
         }
         self.all: list[Agent] = []
 
-    def spawn(self, count: int = 1) -> list[Agent]:
-        spawned = [Agent(self._environ) for _ in range(count)]
+    def spawn(self, count: int = 1, prefix: Sequence[str] = ()) -> list[Agent]:
+        """Start processes, each by *prefix* if there is one: `ip netns exec x`, say."""
+        spawned = [Agent(self._environ, prefix) for _ in range(count)]
         self.all += spawned
         return spawned
 
@@ -99,6 +113,34 @@ class Agents:
             agent.answer()
         self.agree(spawned)
         return spawned
+
+    def watch(self, agents: list[Agent]) -> None:
+        """Have *agents* write down what happens to members from now on."""
+        for agent in agents:
+            agent.ask("watch")
+
+    def changes(self, agents: list[Agent], state: str) -> list[dict[str, Any]]:
+        """Return the changes to *state* that *agents* have written down."""
+        found = []
+        for agent in agents:
+            found += [{**c, "by": agent.pid} for c in agent.ask("changes")]
+        return [change for change in found if change["is"] == state]
+
+    def until_all_see(
+        self, agents: list[Agent], state: str, node_id: str, within: float = 15.0
+    ) -> int:
+        """Wait until all *agents* have seen a member in *state*.
+
+        Returns:
+            when the last of them did, in wall-clock nanoseconds.
+        """
+        end = time.monotonic() + within
+        while True:
+            seen = [c for c in self.changes(agents, state) if c["of"] == node_id]
+            if len({change["by"] for change in seen}) == len(agents):
+                return max(change["at"] for change in seen)
+            assert time.monotonic() < end, (state, seen)
+            time.sleep(0.05)
 
     def agree(self, agents: list[Agent], within: float = 10.0) -> float:
         """Wait until all have the same table of just them; return how long it took."""
@@ -147,3 +189,56 @@ def eventually() -> Callable[..., Any]:
         return answer
 
     return ask
+
+
+def beside(name: str) -> ModuleType:
+    """Import a module of this folder, which is no package."""
+    path = Path(__file__).with_name(f"{name}.py")
+    spec = importlib.util.spec_from_file_location(f"processes_{name}", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def proxies() -> Iterator[Callable[[int], Any]]:
+    """Make fault proxies in front of loopback ports; see proxy.py."""
+    made: list[Any] = []
+    proxy = beside("proxy").Proxy
+
+    def make(target: int) -> Any:
+        made.append(proxy(target))
+        return made[-1]
+
+    yield make
+    for one in made:
+        one.close()
+
+
+@pytest.fixture
+def make_network() -> Iterator[Callable[[int], Any]]:
+    """Make a network of namespaces, or skip where that cannot be; see namespaces.py.
+
+    Name it in a test before `agents`, so that its processes end before its hosts do.
+    """
+    namespaces = beside("namespaces")
+    reason = namespaces.why_not()
+    if reason is not None:
+        pytest.skip(reason)
+    with ExitStack() as stack:
+        yield lambda count: stack.enter_context(namespaces.Network(count))
+
+
+@pytest.fixture
+def free_port() -> Callable[[], int]:
+    """A port of loopback that nobody listens on."""
+
+    def find() -> int:
+        with socket.socket() as listener:
+            listener.bind(("127.0.0.1", 0))
+            return listener.getsockname()[1]
+
+    return find

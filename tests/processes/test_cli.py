@@ -122,6 +122,16 @@ def test_literals_keep_their_types(meshcache):
     assert 1 == meshcache("get", "users", "(1, 'x')").returncode
 
 
+def test_value_that_would_not_come_back_the_same_is_one_line_and_exits_with_1(
+    meshcache,
+):
+    result = meshcache("set", "--literal", "users", "7", "...")
+
+    assert 1 == result.returncode
+    assert result.stderr.startswith("Error: ")
+    assert 1 == result.stderr.count("\n")
+
+
 def test_key_of_another_codec_is_read_with_it(meshcache):
     line = ("--codec", "bytes", "--literal", "pages", "'a'")
 
