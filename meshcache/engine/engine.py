@@ -377,6 +377,8 @@ class Engine:
         if member.state <= State.SUSPECT:
             peer = core.peers.learn(member)
             if known is not peer:
+                if known is not None:
+                    self._gone(known)  # another process has taken its place
                 self._greet(peer)
         elif known is not None and known.member.epoch <= member.epoch:
             self._gone(known)

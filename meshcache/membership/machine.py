@@ -385,7 +385,9 @@ class Swim:
             return
         interval = self.settings.reconnect_interval
         self._reconnect_at = core.now + interval * core.rng.uniform(0.9, 1.1)
-        for node_id in core.roster.forget(core.now - self.settings.forget_after):
+        before = core.now - self.settings.forget_after
+        observers = core.now - self.settings.forget_observers_after
+        for node_id in core.roster.forget(before, max(before, observers)):
             core.broadcasts.drop(node_id)
             core.counters.forgotten += 1
         dead = core.roster.dead(since=-NEVER)

@@ -8,6 +8,7 @@ place is needed.
 
 from __future__ import annotations
 
+from math import inf
 from typing import final
 
 from xxhash import xxh3_64_intdigest
@@ -110,13 +111,17 @@ class Roster:
             self._remove(min(gone, key=lambda record: record.since))
         return bool(gone)
 
-    def forget(self, before: float) -> list[NodeId]:
-        """Drop the dead and departed of before then; return who they were."""
+    def forget(self, before: float, observers: float = -inf) -> list[NodeId]:
+        """Drop the dead and departed of before then; return who they were.
+
+        Those who owned nothing are dropped if they went before *observers*: a command
+        line that looks at the cluster every few seconds is somebody new each time.
+        """
         old = [
             record
             for record in self._records.values()
             if not record.live
-            and record.since < before
+            and record.since < (before if record.member.weight else observers)
             and record.member.node_id != self.me.node_id
         ]
         for record in old:

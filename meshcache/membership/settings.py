@@ -70,6 +70,11 @@ class Settings:
     max_members: int = 8192
     max_updates: int = 64
 
+    @property
+    def forget_observers_after(self) -> float:
+        """When a departed member that owned nothing is forgotten: two exchanges on."""
+        return 2 * self.push_pull_interval
+
     def __post_init__(self) -> None:
         if not 0 < self.probe_timeout < self.probe_interval:
             raise ConfigError("probe_timeout must be above 0 and below probe_interval")

@@ -1,7 +1,5 @@
 """One node's settings: their bounds, where they come from, what their errors teach."""
 
-# ruff: noqa: SIM300 - the expected value stands on the left in every test
-
 from dataclasses import FrozenInstanceError, fields, replace
 from datetime import timedelta
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The page of the reference that lists every setting."""
 
-# ruff: noqa: SIM300 - the expected value stands on the left in every test
-
 import subprocess
 import sys
 from dataclasses import fields

@@ -4,8 +4,6 @@ A lock belongs to the open file, so two directories here are as apart as two pro
 `die` drops a lock as the kernel does when it ends a process.
 """
 
-# ruff: noqa: SIM300 - the expected value stands on the left in every test
-
 import json
 import os
 import resource

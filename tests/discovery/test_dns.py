@@ -1,7 +1,5 @@
 """Seeds behind a name, looked up anew each time."""
 
-# ruff: noqa: SIM300 - the expected value stands on the left in every test
-
 import pytest
 
 from meshcache.config import Address

@@ -1,7 +1,5 @@
 """Where the nodes of one user on one host meet, and whether it is safe to."""
 
-# ruff: noqa: SIM300 - the expected value stands on the left in every test
-
 import os
 import stat
 from pathlib import Path

@@ -1,7 +1,5 @@
 """From seeds to the providers that look them up."""
 
-# ruff: noqa: SIM300 - the expected value stands on the left in every test
-
 import pytest
 
 from meshcache.config import Config

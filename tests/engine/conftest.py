@@ -93,8 +93,10 @@ class Story:
 
     def passes(self, seconds: float) -> None:
         """Let time pass, with a tick whenever one is due; `effects` are of them all."""
-        until, effects = self.now + seconds, []
+        until, effects, ticks = self.now + seconds, [], 0
         while (due := self.engine.deadline()) is not None and due <= until:
+            ticks += 1
+            assert ticks < 1000 + 100 * seconds, "a tick leaves what was due undone"
             self.now = max(self.now, due)
             self._do(self.engine.tick(self.now))
             effects += self.effects

@@ -36,6 +36,7 @@ from meshcache.engine.ops import (
     Register,
     Results,
     Tables,
+    Tier,
     Unreached,
 )
 from meshcache.model import State
@@ -117,6 +118,16 @@ def test_addresses_that_a_member_has_given_up_are_forgotten(story, member):
     assert peers.at("ann:1") is peers.at("ann:58") is None
     assert peers.at("ann:59") is peers.at("ann:2") is not None
     assert 2 == len(peers._by_address)
+
+
+def test_a_second_process_of_an_id_ends_what_the_first_was_asked(story, member):
+    s = story("ann", "bob")
+    reads, loads = s.get(s.key("ann")), s.load(s.key("ann"))
+    s.meets(member("ann", epoch=6))
+
+    assert Results((None,)) == s.outcome(reads)
+    assert Tier.LOCAL is s.outcome(loads).tier
+    assert 0 == s.count("calls_open")
 
 
 def test_a_dead_member_is_known_by_no_address(story):

@@ -301,6 +301,23 @@ def test_an_answer_to_one_we_accuse_carries_the_accusation(story, ann, bob, repl
     assert verdict == answer.updates[0]
 
 
+def test_without_the_buddy_rule_the_accused_hear_of_it_by_gossip_alone(
+    story, ann, bob, sent, replied
+):
+    tale = story(ann, bob, buddy=False)
+    tale.hears(tale.gossip(bob, ann._replace(state=S)))
+    tale.until(tale.now + 0.9)
+    while tale.swim.queued:
+        tale.swim._core.broadcasts.draw(99, 1)
+        tale.swim._core.broadcasts.draw_accusations(99, 1)
+
+    assert () == first_ping(tale, sent, to=ann).updates
+
+    [answer] = replied(tale.hears(ping_to(tale.me, ann)), Ack)
+
+    assert () == answer.updates
+
+
 # --- Lifeguard ----------------------------------------------------------------------
 
 
@@ -660,6 +677,21 @@ def test_the_dead_are_forgotten_after_their_time(story, ann, bob):
 
     assert tale.state(ann) is None
     assert 1 <= tale.swim.counters.forgotten
+
+
+def test_a_departed_observer_is_forgotten_long_before_one_who_owned_something(
+    story, member, ann, bob
+):
+    looker = member("looker", weight=0)
+    tale = story(ann, bob, looker)
+    gone = [ann._replace(state=L), looker._replace(state=L)]
+    tale.hears(tale.gossip(bob, *gone))
+    tale.until(tale.now + 50)
+    assert (L, L) == (tale.state(ann), tale.state(looker))
+
+    tale.until(tale.now + 45)
+
+    assert (L, None) == (tale.state(ann), tale.state(looker))
 
 
 def test_the_list_of_members_is_the_same_object_until_something_changes(

@@ -1,5 +1,4 @@
 # The expected value stands on the left here.
-# ruff: noqa: SIM300
 
 import random
 from collections import Counter

@@ -1,5 +1,4 @@
 # The expected value stands on the left here.
-# ruff: noqa: SIM300
 
 from array import array
 from collections import Counter
