@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import pytest
 import zmq
 from zmq.utils import z85
+from zmq.utils.monitor import recv_monitor_message
 
 from meshcache.transport.security import ZAP_DOMAIN, ZAP_ENDPOINT, Curve, Doorman
 
@@ -119,3 +120,22 @@ def test_several_questions_are_answered_at_once(context):
     asker.close(0)
 
     assert [b"1", b"2", b"3"] == [answer[2] for answer in answers]
+
+
+def test_where_nobody_looks_at_the_keys_nobody_gets_in(context):
+    """libzmq lets everybody in where there is no handler, unless told not to."""
+    curve = Curve(SECRET)
+    listener, link = context.socket(zmq.ROUTER), context.socket(zmq.DEALER)
+    curve.guard(listener)
+    curve.unlock(link)
+    watch = listener.get_monitor_socket(
+        zmq.EVENT_HANDSHAKE_SUCCEEDED | zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL
+    )
+    port = listener.bind_to_random_port("tcp://127.0.0.1")
+    link.connect(f"tcp://127.0.0.1:{port}")
+    watched = recv_monitor_message(watch) if watch.poll(5000) else {}
+    listener.disable_monitor()
+    for each in (watch, listener, link):
+        each.close(0)
+
+    assert zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL == watched.get("event")

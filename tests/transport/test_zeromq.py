@@ -66,7 +66,7 @@ def until(holds: Callable[[], object], *peers: Peer) -> None:
             peer.turn()
 
 
-def some_turns(*peers: Peer, turns: int = 25) -> None:
+def some_turns(*peers: Peer, turns: int = 15) -> None:
     """Let happen what may still happen, such as a few attempts to reconnect."""
     for _ in range(turns):
         for peer in peers:
