@@ -18,7 +18,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import queue
 import shutil
 import socket
 import subprocess
@@ -39,8 +38,9 @@ SECRET = "a secret for this benchmark"
 PORT = 7946
 READY_WITHIN = 60.0
 KNOWN_WITHIN = 90.0
-CALM = 2.0
-"""Seconds between the last member's start and the fault, for the start to settle."""
+CALM = 10.0
+"""Seconds between the start and the fault, so that starting up weighs on neither: a
+node that was late meanwhile stretches its own time-outs for some periods."""
 
 sys.path[:0] = [str(HERE.parents[1] / "processes"), str(HERE.parents[2])]
 
@@ -63,11 +63,11 @@ class Member:
     def __init__(self, command: list[str]) -> None:
         self.name = ""
         self.heard: list[dict[str, Any]] = []
-        self._lines: queue.Queue[str] = queue.Queue()
         self.process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
-        threading.Thread(target=self._read, daemon=True).start()
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
 
     def _read(self) -> None:
         assert self.process.stdout is not None
@@ -107,6 +107,7 @@ class Member:
         self.process.wait(10)
         assert self.process.stdin is not None
         assert self.process.stdout is not None
+        self._reader.join(10)
         self.process.stdin.close()
         self.process.stdout.close()
 
@@ -193,7 +194,7 @@ def measure(system: str, fault: str, count: int, binary: Path | None) -> dict[st
             stack.callback(member.end)
             if spot is spots[0]:
                 wait(member.ready, READY_WITHIN)
-        wait(lambda: all(m.knows(count - 1) for m in members), READY_WITHIN)
+        wait(lambda: sum(m.knows(count - 1) for m in members) == count, READY_WITHIN)
         time.sleep(CALM)
         victim, survivors = members[-1], members[:-1]
         at = time.time_ns()
