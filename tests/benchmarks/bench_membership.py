@@ -145,7 +145,7 @@ def swim_figures(sizes: Iterable[int], log: Log) -> list[dict[str, float]]:
     for n in sizes:
         simulator = settled(n)
         row = {"n": n} | load(simulator, seconds=60.0 if n <= 128 else 30.0)
-        row |= first_detection(simulator, trials=4 * n if n < 32 else 100)
+        row |= first_detection(simulator, trials=300 if n < 100 else 100)
         log(f"n={n}: {row}")
         rows.append(row)
     return rows
