@@ -1071,3 +1071,18 @@ def test_a_silent_owner_is_probed(story):
         for effect in s.effects
         if isinstance(effect, Send) and effect.address == "ann:1"
     ][-1:]
+
+
+def test_a_value_under_anothers_lease_is_not_to_be_kept_near(asking):
+    s = asking("ann", "bob")
+    (holder, *_), _ = leased(s, s.key("ann"))
+
+    # Its owner may have heard of a write since, whose note has yet to reach us.
+    assert s.outcome(holder).stamp is None
+
+
+def test_a_value_loaded_for_a_key_of_our_own_may_be_kept_near(story):
+    s = story("ann", "bob")
+    ticket = s.load(s.key("me"))
+
+    assert s.outcome(ticket).stamp.stands
