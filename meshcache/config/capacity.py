@@ -21,7 +21,7 @@ class Capacity:
     max_bytes: int = size(
         "64MB",
         "256KiB",
-        "1TiB",
+        "32GiB",
         "Memory for the part of the cluster's entries that this node owns.",
         "The nodes together hold the sum of theirs.",
     )

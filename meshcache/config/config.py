@@ -184,6 +184,24 @@ class Config(Transport):
         meaning="The directory under which nodes of one host find each other.",
         choose="Set it where processes do not share /tmp, such as under PrivateTmp.",
     )
+    host_lane: bool = flag(
+        default=True,
+        meaning="Whether the processes of this host may read this node's range from "
+        "shared memory, and it theirs.",
+        choose="Turn it off where shared memory is scarce; reads then go to their "
+        "owner by message.",
+    )
+    arena_dir: str | None = setting(
+        None,
+        unit=Unit("characters", _read_path, measure=len),
+        low=1,
+        high=4096,
+        none="runtime_dir if that is set, else /dev/shm, else as runtime_dir",
+        meaning="Where arenas lie: the directory under which nodes of one host share "
+        "their memory.",
+        choose="Set it where /dev/shm is smaller than max_bytes of all workers "
+        "together; a tmpfs is best, and copy-on-write file systems will not do.",
+    )
     replicas: int = count(
         0,
         0,

@@ -45,6 +45,7 @@ class Keywords(TypedDict, total=False):
     suspicion_alpha: int
     suspicion_beta: int
     suspicion_confirmations: int
+    suspicion_unlinked: float | str
     max_health: int
     retransmit_mult: int
     max_updates: int
@@ -76,4 +77,6 @@ class Keywords(TypedDict, total=False):
     observer: bool
     directory: bool
     runtime_dir: str | PathLike[str] | None
+    host_lane: bool
+    arena_dir: str | PathLike[str] | None
     replicas: int

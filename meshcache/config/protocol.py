@@ -62,6 +62,13 @@ class Membership(Capacity):
         "Independent suspicions that bring the longest down to the shortest.",
         "Fewer decide sooner; more are safer against one bad link.",
     )
+    suspicion_unlinked: float = seconds(
+        3.5,
+        0.01,
+        3600,
+        "Shortest suspicion where this node's own connection to the member is lost.",
+        "A member may stand still for about this long and lose nothing by it.",
+    )
     max_health: int = count(
         8,
         0,
@@ -177,18 +184,18 @@ class Transport(Membership):
         "Every node of a cluster needs the same.",
     )
     heartbeat_interval: float = seconds(
-        1.0,
+        0.5,
         0.05,
         60,
-        "Time between two heartbeats on a connection.",
-        "They find a dead network path, not a stuck process.",
+        "Time between two heartbeats; on data connections, half as often.",
+        "They find a stopped process or a dead path, not a busy interpreter.",
     )
     heartbeat_timeout: float = seconds(
-        3.0,
+        1.5,
         0.1,
         300,
-        "Silence after which a connection is made anew.",
-        "Two or three heartbeats.",
+        "Silence after which a connection is lost; on data connections, twice that.",
+        "Two or three heartbeats; above the longest pause of a well network.",
     )
     handshake_timeout: float = seconds(
         5.0,

@@ -6,7 +6,6 @@ remembers an answer for long: what is true of a network now need not be in a min
 """
 
 from meshcache.discovery.directory import Directory, Record, Scan
-from meshcache.discovery.place import directory_path
 from meshcache.discovery.provider import Provider
 from meshcache.discovery.seeds import providers
 
@@ -15,6 +14,5 @@ __all__ = [
     "Provider",
     "Record",
     "Scan",
-    "directory_path",
     "providers",
 ]

@@ -32,8 +32,8 @@ from pathlib import Path
 from typing import Final, NamedTuple, final
 
 from meshcache.config.address import parse
-from meshcache.discovery.place import secure
 from meshcache.model import NodeId
+from meshcache.place import secure
 
 try:
     import fcntl

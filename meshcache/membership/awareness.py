@@ -21,6 +21,11 @@ class Awareness:
         self._limit = limit
         self.score = 0
 
+    @property
+    def well(self) -> bool:
+        """Whether nothing speaks against this node."""
+        return self.score == 0
+
     def better(self) -> None:
         """Note a probe that was answered."""
         self.score = max(0, self.score - 1)

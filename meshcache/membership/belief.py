@@ -13,6 +13,7 @@ from meshcache.codec.messages import Accusation
 from meshcache.membership.core import Core
 from meshcache.membership.effects import Changed
 from meshcache.membership.probe import Targets
+from meshcache.membership.roster import Record
 from meshcache.membership.rules import accuses, supersedes
 from meshcache.membership.suspicion import Suspicion, Suspicions
 from meshcache.model import Member, NodeId, State
@@ -119,10 +120,27 @@ class Belief:
             return ()
         return (record.member,) if self._core.settings.buddy else ()
 
+    def deadline(self) -> float | None:
+        """Return when the time of the first suspect is over."""
+        return self.suspicions.deadline(well=self._core.awareness.well)
+
+    def lose_link(self, record: Record) -> None:
+        """Take note that this node's connection to a member was refused or broke."""
+        record.unlinked = True
+        self._core.counters.links_lost += 1
+        self.suspicions.unlink(record.member.node_id, lost=True)
+
+    def restore_link(self, node_id: NodeId, epoch: int) -> None:
+        """Take note of a word of a process, or of a new connection to it."""
+        record = self._core.roster.get(node_id)
+        if record is not None and record.unlinked and record.member.epoch == epoch:
+            record.unlinked = False
+            self.suspicions.unlink(node_id, lost=False)
+
     def bury_suspects(self) -> None:
         """Take for dead those whose time to object is over."""
         core = self._core
-        for node_id in self.suspicions.due(core.now):
+        for node_id in self.suspicions.due(core.now, well=core.awareness.well):
             record = core.roster.get(node_id)
             assert record is not None
             core.counters.verdicts += 1
@@ -175,20 +193,27 @@ class Belief:
             self.targets.add(member.node_id)
         elif was_live and not is_live:
             self.targets.remove(member.node_id)
+        ended = self.suspicions.end(member.node_id)
+        if ended is not None:
+            self._core.broadcasts.acquit(member.node_id, ended.accusers)
         if member.state is State.SUSPECT:
             self._begin_suspicion(member.node_id)
-        else:
-            self.suspicions.end(member.node_id)
         if was is not member.state:
             self._count(was, member.state)
             if self.suspicions:
                 self.suspicions.require(self._confirmations())
 
     def _begin_suspicion(self, node_id: NodeId) -> None:
-        core = self._core
-        shortest, longest = core.settings.suspicion_bounds(core.live_count)
-        needed = self._confirmations()
-        self.suspicions.start(node_id, Suspicion(core.now, shortest, longest, needed))
+        core, settings = self._core, self._core.settings
+        suspicion = Suspicion(
+            core.now,
+            *settings.suspicion_bounds(core.live_count),
+            self._confirmations(),
+            settings.suspicion_unlinked,
+        )
+        record = core.roster.get(node_id)
+        suspicion.unlinked = record is not None and record.unlinked
+        self.suspicions.start(node_id, suspicion)
 
     def _confirmations(self) -> int:
         # This node, the others that could accuse, and the accused itself.

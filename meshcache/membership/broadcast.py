@@ -9,7 +9,7 @@ kind does not starve the other. Accusations travel in a third, with gossip alone
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterable
 from itertools import islice
 from typing import Generic, TypeVar, final
 
@@ -122,6 +122,11 @@ class Broadcasts:
     def accuse(self, accusation: Accusation) -> None:
         """Queue the name of one who accuses."""
         self._accusations.put((accusation.subject, accusation.accuser), accusation)
+
+    def acquit(self, node_id: NodeId, accusers: Iterable[NodeId]) -> None:
+        """Forget who accused a member that is not suspect any more."""
+        for accuser in accusers:
+            self._accusations.drop((node_id, accuser))
 
     def draw(self, room: int, limit: int) -> list[Member]:
         """Return up to *room* news of members: half bad, half good, or what there is.

@@ -18,6 +18,7 @@ class Counters:
     timeouts: int = 0  # probes without a direct answer in time
     indirect_probes: int = 0  # helpers asked
     failures: int = 0  # probes without any answer
+    late_acks: int = 0  # of these, answered after all when they had ended
     relayed: int = 0  # probes made for others
     nacks_sent: int = 0  # times we told another that its target is silent
     nacks: int = 0  # times a helper told us so
@@ -27,6 +28,7 @@ class Counters:
     false_suspicions: int = 0  # suspects that came back
     deaths: int = 0  # members taken for dead here, by whoever's word
     verdicts: int = 0  # of these, by this node's own suspicion running out
+    links_lost: int = 0  # connections to living members that were refused or broke
     displaced: int = 0  # of these, because a newer process answers at their address
     resurrections: int = 0  # dead members that came back by their own word
     push_pulls: int = 0  # exchanges of the whole list begun

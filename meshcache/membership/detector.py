@@ -20,19 +20,22 @@ __all__ = ["Detector"]
 
 MAX_PROBES: Final = 64
 MAX_RELAYS: Final = 256
+MAX_FAILED: Final = 64
+"""Probes that have failed and whose late answers are still recognized."""
 
 
 @final
 class Detector:
     """The probes of one node. Confined to the driver thread."""
 
-    __slots__ = ("_belief", "_core", "_probes", "_relays", "round_at")
+    __slots__ = ("_belief", "_core", "_failed", "_probes", "_relays", "round_at")
 
     def __init__(self, core: Core, belief: Belief) -> None:
         self._core = core
         self._belief = belief
         self._probes: dict[int, Probe] = {}
         self._relays: dict[int, Relay] = {}
+        self._failed: dict[int, Probe] = {}
         self.round_at = NEVER
 
     def deadline(self) -> float:
@@ -65,6 +68,20 @@ class Detector:
         if suspicion is None or self._core.roster.me.node_id not in suspicion.accusers:
             self._begin_probe(member)
 
+    def doubt_unlinked(self, member: Member) -> None:
+        """Probe a member whose connection is lost by all ways at once, and briefly.
+
+        A direct answer is not to be expected, and it has been silent for a while.
+        """
+        self.doubt(member)
+        probe = self._probe_of(member.node_id)
+        if probe is not None:
+            if probe.indirect_at is not None:
+                self._ask_helpers(probe)
+            core = self._core
+            soon = core.now + core.awareness.stretch(core.settings.probe_timeout)
+            probe.ends_at = min(probe.ends_at, soon)
+
     def answered(self, ack: Ack) -> None:
         """Take note of an answer, ours or one to be passed on."""
         core = self._core
@@ -73,10 +90,23 @@ class Detector:
             del self._probes[ack.seq]
             core.awareness.better()
             core.counters.acks += 1
+        elif self._failed and ack.seq in self._failed:
+            self._answered_late(self._failed[ack.seq], ack)
         relay = self._relays.get(ack.seq)
         if relay is not None and ack.subject == relay.target:
             del self._relays[ack.seq]
             core.acknowledge(relay.route, relay.origin_seq, relay.target, core.news())
+
+    def _answered_late(self, probe: Probe, ack: Ack) -> None:
+        """Take an answer after the verdict: the target lives, if it is slow.
+
+        The suspicion stands, since only its own word ends it; what stood behind it
+        does not.
+        """
+        if ack.subject == probe.target:
+            del self._failed[probe.seq]
+            self._core.counters.late_acks += 1
+            self._belief.restore_link(probe.target, probe.epoch)
 
     def nacked(self, nack: Nack) -> None:
         """Take note that a helper is well and heard nothing."""
@@ -141,10 +171,17 @@ class Detector:
             if probe.indirect_at is not None:
                 self._ask_helpers(probe)
             if probe.ends_at <= core.now:
-                del self._probes[probe.seq]
-                core.counters.failures += 1
-                core.awareness.worse(probe.blame())
-                self._belief.accuse(probe.target, probe.epoch)
+                self._fail(probe)
+
+    def _fail(self, probe: Probe) -> None:
+        core = self._core
+        del self._probes[probe.seq]
+        if len(self._failed) >= MAX_FAILED:
+            del self._failed[next(iter(self._failed))]
+        self._failed[probe.seq] = probe
+        core.counters.failures += 1
+        core.awareness.worse(probe.blame())
+        self._belief.accuse(probe.target, probe.epoch)
 
     def _ask_helpers(self, probe: Probe) -> None:
         core = self._core

@@ -1,14 +1,17 @@
 """One node's part in membership: SWIM with Lifeguard, as a pure machine.
 
-Inputs are `join`, `seeds`, `receive`, `tick`, `leave`, `connection_lost`,
-`proof_of_death` and `announce`; each returns the effects it calls for. Time and
-randomness are arguments. `deadline` says when `tick` has something to do.
+Inputs are `join`, `seeds`, `receive`, `tick`, `leave`, `doubt`, `connection_lost`,
+`connection_made`, `proof_of_death` and `announce`; each returns the effects it calls
+for. Time and randomness are arguments. `deadline` says when `tick` has something to do.
 
 Finding out who died. In each period one member, in a shuffled order, is pinged. No
 answer in `probe_timeout`: k helpers ping it too. No answer by the end of the period:
 it is SUSPECT, and DEAD unless it objects in time; the more independent accusers, the
 less time. A lost connection starts such a probe at once, out of turn, and is never a
-verdict by itself. Only proof of death is: the process is known to be gone.
+verdict by itself. Only proof of death is: the process is known to be gone. But a lost
+connection is stronger evidence than a lost answer, and a suspicion that others have
+confirmed ends sooner on it (`suspicion_unlinked`): heartbeats are answered by a thread
+that a busy interpreter does not stop.
 
 Finding out who is slow. Missing answers, accusations of this node and late ticks all
 say that this node may be the slow one: its health score stretches its own time-outs. A
@@ -57,7 +60,7 @@ from meshcache.membership.core import Core
 from meshcache.membership.counters import Counters
 from meshcache.membership.detector import Detector
 from meshcache.membership.effects import Changed, Effect
-from meshcache.membership.roster import Roster
+from meshcache.membership.roster import Record, Roster
 from meshcache.membership.seeds import Seeds
 from meshcache.membership.settings import Settings
 from meshcache.model import Member, NodeId, State
@@ -194,6 +197,7 @@ class Swim:
             self._hear_myself(message, route)
         elif self._running and sender.state in (State.ALIVE, State.LEFT):
             self._belief.learn(sender)
+            self._belief.restore_link(sender.node_id, sender.epoch)
             self._dispatch(message, route)
         return self._effects()
 
@@ -228,7 +232,7 @@ class Swim:
             self._push_pull_at,
             self._reconnect_at,
         )
-        for other in (self._belief.suspicions.deadline(), self._seeds.deadline()):
+        for other in (self._belief.deadline(), self._seeds.deadline()):
             if other is not None and other < soonest:
                 soonest = other
         return soonest
@@ -244,12 +248,30 @@ class Swim:
             self._say_farewell()
         return self._effects()
 
-    def connection_lost(self, address: str, now: float) -> list[Effect]:
-        """Take note that a connection to *address* was refused or broke."""
+    def doubt(self, address: str, now: float) -> list[Effect]:
+        """Take note that whoever lives at *address* let something go unanswered."""
         if self._takes_part(now):
-            for record in self._core.roster.at(address):
-                if record.live and record.member.node_id != self.me.node_id:
-                    self._detector.doubt(record.member)
+            for record in self._living_at(address):
+                self._detector.doubt(record.member)
+        return self._effects()
+
+    def connection_lost(self, address: str, now: float) -> list[Effect]:
+        """Take note that the connection to *address* was refused or broke."""
+        if self._takes_part(now):
+            for record in self._living_at(address):
+                self._belief.lose_link(record)
+                self._detector.doubt_unlinked(record.member)
+        return self._effects()
+
+    def connection_made(self, address: str, now: float) -> list[Effect]:
+        """Take note that there is a connection to *address*, and a process behind it.
+
+        Not one that the kernel alone has accepted: it does that for a stopped process.
+        """
+        if self._takes_part(now):
+            for record in self._living_at(address):
+                member = record.member
+                self._belief.restore_link(member.node_id, member.epoch)
         return self._effects()
 
     def proof_of_death(self, node_id: NodeId, epoch: int, now: float) -> list[Effect]:
@@ -475,6 +497,10 @@ class Swim:
         ]
 
     # --- small things -----------------------------------------------------------
+
+    def _living_at(self, address: str) -> list[Record]:
+        records = self._core.roster.at(address)
+        return [r for r in records if r.live and r.member is not self.me]
 
     def _takes_part(self, now: float) -> bool:
         self._core.now = now

@@ -22,7 +22,7 @@ __all__ = ["Record", "Roster"]
 class Record:
     """A member and what this node alone knows of it. Driver thread only."""
 
-    __slots__ = ("displaced", "member", "proven", "since")
+    __slots__ = ("displaced", "member", "proven", "since", "unlinked")
 
     def __init__(self, member: Member, now: float) -> None:
         self.member = member
@@ -32,6 +32,8 @@ class Record:
         """Its process is known to be gone, so no word of its own can be newer."""
         self.displaced = False
         """A newer process has answered at its address. Held against it only once."""
+        self.unlinked = False
+        """This node's connection to it is lost, and no word of it has come since."""
 
     @property
     def live(self) -> bool:
@@ -173,10 +175,11 @@ class Roster:
     def _replace(self, record: Record, member: Member, now: float) -> None:
         known = record.member
         if known.address != member.address:
+            record.unlinked = False
             self._unindex(known)
             self._index(member)
         if known.epoch != member.epoch:
-            record.proven = record.displaced = False
+            record.proven = record.displaced = record.unlinked = False
         if known.state is not member.state:
             record.since = now
         record.member = member

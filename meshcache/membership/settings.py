@@ -34,6 +34,8 @@ class Settings:
         suspicion_beta: the longest suspicion, as a multiple of the shortest.
         suspicion_confirmations: how many independent accusers bring it from the
             longest to the shortest.
+        suspicion_unlinked: the shortest suspicion, in seconds, of a member to which
+            this node's own connection is lost too; inf for as long as any other.
         max_health: how far a node that is slow itself stretches its own time-outs; 0
             for not at all.
         buddy: whoever is spoken to hears at once what is thought of it, so that a
@@ -57,6 +59,7 @@ class Settings:
     suspicion_alpha: float = 4.0
     suspicion_beta: float = 6.0
     suspicion_confirmations: int = 3
+    suspicion_unlinked: float = 3.5
     max_health: int = 8
     buddy: bool = True
     retransmit_mult: int = 4
@@ -80,6 +83,8 @@ class Settings:
             raise ConfigError("probe_timeout must be above 0 and below probe_interval")
         if self.suspicion_alpha <= 0 or self.suspicion_beta < 1:
             raise ConfigError("suspicion_alpha must be > 0 and suspicion_beta >= 1")
+        if self.suspicion_unlinked <= 0:
+            raise ConfigError("suspicion_unlinked must be above 0")
         if not 1 <= self.max_updates <= _MOST_UPDATES:
             raise ConfigError(f"max_updates must be 1 to {_MOST_UPDATES}")
         if min(self.gossip_fanout, self.retransmit_mult, self.max_members) < 1:

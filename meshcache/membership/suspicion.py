@@ -7,11 +7,18 @@ accusers who came to the same belief by their own probes:
 
 C is the number of accusers after the first, K how many bring it to the shortest. Only
 the first K + 1 accusations are passed on.
+
+The shortest grows with the logarithm of the members, as memberlist's does. It need not
+where this node has lost its connection to the suspect as well: the heartbeats of a
+connection are answered by a thread that needs no interpreter lock, so that a process
+which is merely busy keeps it. That is one node's evidence, so it counts only when K
+others have confirmed, and for nothing where there is nobody to confirm, or while this
+node has reason to doubt itself.
 """
 
 from __future__ import annotations
 
-from math import log
+from math import inf, log
 from typing import final
 
 from meshcache.model import NodeId
@@ -23,17 +30,33 @@ __all__ = ["Suspicion", "Suspicions"]
 class Suspicion:
     """One member under suspicion. Confined to the driver thread."""
 
-    __slots__ = ("_began", "_longest", "_not_before", "_shortest", "accusers", "needed")
+    __slots__ = (
+        "_began",
+        "_longest",
+        "_not_before",
+        "_shortest",
+        "_shortest_unlinked",
+        "accusers",
+        "needed",
+        "unlinked",
+    )
 
     def __init__(
-        self, now: float, shortest: float, longest: float, needed: int
+        self,
+        now: float,
+        shortest: float,
+        longest: float,
+        needed: int,
+        shortest_unlinked: float = inf,
     ) -> None:
         self._began = now
         self._shortest = shortest
         self._longest = longest
+        self._shortest_unlinked = min(shortest, shortest_unlinked)
         self._not_before = now
         self.needed = needed
         self.accusers: list[NodeId] = []
+        self.unlinked = False
 
     def confirm(self, accuser: NodeId) -> bool:
         """Note an accuser; return whether it is a new one that others should hear of.
@@ -50,15 +73,15 @@ class Suspicion:
         """Grant the suspect at least until then."""
         self._not_before = max(self._not_before, until)
 
-    @property
-    def deadline(self) -> float:
-        """When the suspect is taken for dead."""
-        return max(self._not_before, self._began + self._timeout())
+    def deadline(self, *, well: bool = False) -> float:
+        """Return when the suspect is taken for dead by a node that is *well* or not."""
+        return max(self._not_before, self._began + self._timeout(well=well))
 
-    def _timeout(self) -> float:
+    def _timeout(self, *, well: bool) -> float:
         confirmed = max(0, len(self.accusers) - 1)
         if confirmed >= self.needed:
-            return self._shortest
+            hasten = self.unlinked and well and self.needed > 0
+            return self._shortest_unlinked if hasten else self._shortest
         span = self._longest - self._shortest
         return self._longest - span * log(confirmed + 1) / log(self.needed + 1)
 
@@ -70,12 +93,13 @@ class Suspicions:
     Confined to the driver thread.
     """
 
-    __slots__ = ("_by_id", "_deadline", "_fresh")
+    __slots__ = ("_by_id", "_deadline", "_fresh", "_well")
 
     def __init__(self) -> None:
         self._by_id: dict[NodeId, Suspicion] = {}
         self._deadline: float | None = None
         self._fresh = True
+        self._well = False
 
     def __len__(self) -> int:
         return len(self._by_id)
@@ -85,14 +109,17 @@ class Suspicions:
         return self._by_id.get(node_id)
 
     def start(self, node_id: NodeId, suspicion: Suspicion) -> None:
-        """Put a member under suspicion, in place of an earlier one."""
+        """Put a member under suspicion that is under none."""
+        assert node_id not in self._by_id
         self._by_id[node_id] = suspicion
         self._fresh = False
 
-    def end(self, node_id: NodeId) -> None:
-        """Drop the suspicion of a member, if there is one."""
-        if self._by_id.pop(node_id, None) is not None:
+    def end(self, node_id: NodeId) -> Suspicion | None:
+        """Drop the suspicion of a member and return it, if there is one."""
+        suspicion = self._by_id.pop(node_id, None)
+        if suspicion is not None:
             self._fresh = False
+        return suspicion
 
     def confirm(self, node_id: NodeId, accuser: NodeId) -> bool:
         """Note an accuser; return whether others should hear of it."""
@@ -101,6 +128,13 @@ class Suspicions:
             return False
         self._fresh = False
         return suspicion.confirm(accuser)
+
+    def unlink(self, node_id: NodeId, *, lost: bool) -> None:
+        """Note that the connection to a member is lost, or is there again."""
+        suspicion = self._by_id.get(node_id)
+        if suspicion is not None:
+            suspicion.unlinked = lost
+            self._fresh = False
 
     def require(self, needed: int) -> None:
         """Ask for *needed* confirmations from now on: there may be fewer accusers."""
@@ -114,17 +148,18 @@ class Suspicions:
             suspicion.postpone(until)
         self._fresh = False
 
-    def due(self, now: float) -> list[NodeId]:
-        """Return the members whose time is over."""
-        deadline = self.deadline()
+    def due(self, now: float, *, well: bool = False) -> list[NodeId]:
+        """Return the members whose time is over, to a node that is *well* or not."""
+        deadline = self.deadline(well=well)
         if deadline is None or now < deadline:
             return []
-        return [key for key, one in self._by_id.items() if one.deadline <= now]
+        ends = {key: one.deadline(well=well) for key, one in self._by_id.items()}
+        return [key for key, end in ends.items() if end <= now]
 
-    def deadline(self) -> float | None:
-        """Return when the first suspect's time is over."""
-        if not self._fresh:
-            times = [suspicion.deadline for suspicion in self._by_id.values()]
+    def deadline(self, *, well: bool = False) -> float | None:
+        """Return when the first suspect's time is over, likewise."""
+        if not self._fresh or well is not self._well:
+            times = [one.deadline(well=well) for one in self._by_id.values()]
             self._deadline = min(times, default=None)
-            self._fresh = True
+            self._fresh, self._well = True, well
         return self._deadline

@@ -14,6 +14,13 @@ from meshcache.testing.chaos import (
     run,
     settling_bound,
 )
+from meshcache.testing.history import (
+    Read,
+    Stale,
+    Write,
+    not_linearizable,
+    stale_reads,
+)
 from meshcache.testing.invariants import InvariantBroken, Invariants
 from meshcache.testing.simulator import Happening, Machine, Seat, Simulator
 from meshcache.transport.memory import Conditions, MemoryNetwork
@@ -27,10 +34,15 @@ __all__ = [
     "Machine",
     "MemoryNetwork",
     "NotSettled",
+    "Read",
     "Report",
     "Seat",
     "Simulator",
+    "Stale",
+    "Write",
+    "not_linearizable",
     "plan",
     "run",
     "settling_bound",
+    "stale_reads",
 ]

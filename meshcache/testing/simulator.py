@@ -29,7 +29,7 @@ from meshcache.membership.machine import Swim
 from meshcache.membership.settings import Settings
 from meshcache.model import Member, NodeId, State
 from meshcache.testing.invariants import InvariantBroken, Invariants
-from meshcache.transport.memory import Arrival, Conditions, MemoryNetwork
+from meshcache.transport.memory import Arrival, Conditions, Lost, MemoryNetwork
 
 __all__ = ["Happening", "Machine", "MakeMachine", "Seat", "Simulator"]
 
@@ -61,6 +61,10 @@ class Machine(Protocol):
 
     def connection_lost(self, address: str, now: float) -> Sequence[Any]:
         """Take note of a lost connection."""
+        ...
+
+    def connection_made(self, address: str, now: float) -> Sequence[Any]:
+        """Take note of a connection that was lost and is there again."""
         ...
 
     def leave(self, now: float) -> Sequence[Any]:
@@ -128,11 +132,14 @@ class Simulator:
         membership_of: Callable[[Any], Swim | None] | None = None,
         on_effect: OnEffect | None = None,
         label: str = "simulated",
+        heartbeats: bool = True,
     ) -> None:
         self.seed = seed
         self.now = 0.0
         self.rng = random.Random(seed)
-        self.network = MemoryNetwork(random.Random(f"{seed} network"), conditions)
+        self.network = MemoryNetwork(
+            random.Random(f"{seed} network"), conditions, heartbeats=heartbeats
+        )
         self.seats: list[Seat] = []
         self.history: list[Happening] = []
         self.invariants = Invariants()
@@ -213,7 +220,7 @@ class Simulator:
     def pause(self, index: int, seconds: float) -> None:
         """Stop a node for a while, as SIGSTOP does. Messages wait for it."""
         seat = self.seats[index]
-        self.network.pause(seat.name)
+        self.network.pause(seat.name, self.now)
         seat.paused_until = max(seat.paused_until, self.now + seconds)
         self._schedule(seat, seat.paused_until)
 
@@ -254,9 +261,9 @@ class Simulator:
         for index in some:
             near = self.seats[index].name
             for name in far:
-                self.network.cut(near, name, hold=hold)
+                self.network.cut(near, name, self.now, hold=hold)
                 if not one_way:
-                    self.network.cut(name, near, hold=hold)
+                    self.network.cut(name, near, self.now, hold=hold)
 
     def worsen(
         self, some: Iterable[int], others: Iterable[int], conditions: Conditions
@@ -420,8 +427,10 @@ class Simulator:
         now = self._local(seat)
         if isinstance(event, Arrival):
             effects = seat.machine.receive(event.message, event.route, now)
-        else:
+        elif isinstance(event, Lost):
             effects = seat.machine.connection_lost(event.address, now)
+        else:
+            effects = seat.machine.connection_made(event.address, now)
         self._apply(seat, effects)
 
     def _wake(self, seat: Seat) -> None:

@@ -11,13 +11,18 @@ What the options are for, each measured or suffered by somebody:
                         the first handshake waits here, bounded and with an age
     ROUTER_MANDATORY 1  an answer to nobody is an error to count, not a silence
     MAXMSGSIZE          a frame over the plane's limit ends the connection
-    HEARTBEAT_*         a host that vanished is noticed by libzmq's own thread; that
-                        proves the host, never the application, so SWIM still asks
+    HEARTBEAT_*         a host that vanished is noticed by libzmq's own thread, and one
+                        that lives is vouched for by it, however busy its interpreter
+                        is; that proves the process, not that the application answers,
+                        so SWIM still asks. Who connects asks, and tells the listener
+                        (HEARTBEAT_TTL) how long a silence means the end: one heartbeat
+                        serves both ends.
     no routing ids      CONNECT_ROUTING_ID and a forged identity abort the process
     one frame each      the number of parts is not limited by any option
 
-A monitor on every DEALER tells when its connection is refused or breaks; membership
-takes that as a reason to probe, at once.
+A monitor on every DEALER tells when its connection is refused or breaks, and when it
+has been made; membership takes a loss as a reason to probe, at once, and as evidence.
+Made is what has shaken hands: the kernel accepts connections for a stopped process too.
 
 Confined to the driver thread, except `wake`.
 """
@@ -30,7 +35,7 @@ import os
 import socket
 from collections import deque
 from collections.abc import Iterator
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from typing import Final, NamedTuple, TypeAlias, final
 
 import zmq
@@ -41,7 +46,9 @@ from meshcache.codec.mail import Route
 from meshcache.config import Address, Config
 from meshcache.config.address import parse
 from meshcache.errors import ConfigError
+from meshcache.transport.arrivals import Arrival, Traffic
 from meshcache.transport.security import Curve, Doorman
+from meshcache.transport.waker import drain, waker
 
 __all__ = ["Arrival", "Plane", "Traffic", "ZmqTransport"]
 
@@ -60,6 +67,13 @@ split network is whole again, and what it says is judged by who hears it.
 CONNECT_TIMEOUT: Final = 2.0
 """Seconds after which a connection that nobody answers is begun anew. The kernel would
 double its pauses, and find out up to a minute late that the network is back."""
+
+DATA_PATIENCE: Final = 2
+"""How many times longer heartbeats take on the data plane: one may have to wait behind
+a big value, whose parts are no sign of life to libzmq until it is complete."""
+
+LISTENER_HEARTBEAT: Final = 10.0
+"""Seconds between a listener's own heartbeats, for those who connect and send none."""
 
 MAX_SOCKETS: Final = 16_384
 """libzmq's own default, 1023, is enough for 170 peers: a link takes three sockets."""
@@ -84,6 +98,8 @@ _REFUSED: Final = (
     | zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL
 )
 
+_REFUSALS: Final = 2
+
 _log = logging.getLogger("meshcache.transport")
 
 
@@ -95,42 +111,11 @@ class Plane(NamedTuple):
     max_frame: int
 
 
-class Arrival(NamedTuple):
-    """A frame, the way back to its sender, and whether it came to a listener."""
-
-    frame: bytes
-    route: Route
-    inbound: bool
-
-
 class _Way(NamedTuple):
     """A route: a listener and the identity of a connection to it."""
 
     plane: str
     identity: bytes
-
-
-@final
-@dataclass(slots=True)
-class Traffic:
-    """What the transport counts."""
-
-    frames_sent: int = 0
-    frames_received: int = 0
-    bytes_sent: int = 0
-    bytes_received: int = 0
-    dropped_full: int = 0  # frames for a peer that takes no more
-    dropped_stale: int = 0  # frames that waited too long for a connection
-    dropped_large: int = 0  # frames over the plane's limit, not sent
-    unroutable: int = 0  # answers whose connection is gone
-    malformed: int = 0  # multipart messages, dropped
-    links_opened: int = 0  # connections to peers begun
-    links_idled: int = 0  # of these, closed for want of traffic
-    refused_keys: int = 0  # connections without the cluster's secret
-
-    def as_dict(self) -> dict[str, int]:
-        """Return all counters by name."""
-        return {f.name: getattr(self, f.name) for f in fields(self)}
 
 
 @final
@@ -144,6 +129,8 @@ class _Link:
     plane: Plane
     used: float
     told: bool = False  # the loss of this connection has been reported
+    known: bool = False  # hands have been shaken over it
+    refusals: int = 0  # handshakes that failed before any did not
     outbox: deque[tuple[float, bytes]] = field(default_factory=deque)
 
 
@@ -161,6 +148,7 @@ class ZmqTransport:
         self._links: dict[str, _Link] = {}
         self._link_of: dict[object, _Link] = {}
         self._lost: list[str] = []
+        self._made: dict[str, None] = {}
         self._dead_routes: list[Route] = []
         self._context: zmq.Context[Socket] = zmq.Context()
         self._context.set(zmq.MAX_SOCKETS, MAX_SOCKETS)
@@ -169,7 +157,7 @@ class ZmqTransport:
         self._watches: list[Socket] = []
         self._doorman: Doorman | None = None
         self._curve = None if config.secret is None else Curve(config.secret)
-        self._waker, self._wake_fd = _waker()
+        self._waker, self._wake_fd = waker()
         self._poller.register(self._waker, zmq.POLLIN)
         self._ready: dict[object, int] = {}
         self._swept = monotonic()
@@ -204,6 +192,8 @@ class ZmqTransport:
         listener.setsockopt(zmq.ROUTER_MANDATORY, 1)
         listener.setsockopt(zmq.ROUTER_HANDOVER, 1)
         listener.setsockopt(zmq.BACKLOG, 512)
+        listener.setsockopt(zmq.HEARTBEAT_IVL, _ms(LISTENER_HEARTBEAT))
+        listener.setsockopt(zmq.HEARTBEAT_TIMEOUT, _ms(LISTENER_HEARTBEAT))
         if self._curve is not None:
             self._curve.guard(listener)
             self._watch(listener)
@@ -237,15 +227,12 @@ class ZmqTransport:
 
     def _limit(self, any_socket: Socket, plane: Plane) -> None:
         """Set what every socket of a plane has in common, before it is used."""
-        config = self._config
         for option, value in (
             (zmq.LINGER, 0),
             (zmq.SNDHWM, plane.hwm),
             (zmq.RCVHWM, plane.hwm),
             (zmq.MAXMSGSIZE, plane.max_frame),
-            (zmq.HEARTBEAT_IVL, int(config.heartbeat_interval * 1000)),
-            (zmq.HEARTBEAT_TIMEOUT, int(config.heartbeat_timeout * 1000)),
-            (zmq.HANDSHAKE_IVL, int(config.handshake_timeout * 1000)),
+            (zmq.HANDSHAKE_IVL, _ms(self._config.handshake_timeout)),
             (zmq.IPV6, 1),
         ):
             any_socket.setsockopt(option, value)
@@ -283,7 +270,15 @@ class ZmqTransport:
             wait_ms = 0
         self._ready = dict(self._poller.poll(wait_ms))
         if self._waker in self._ready:
-            _drain(self._waker)
+            drain(self._waker)
+
+    def watch(self, fd: int) -> None:
+        """Have `poll` end for *fd* too, which is not ZeroMQ's."""
+        self._poller.register(fd, zmq.POLLIN)
+
+    def is_ready(self, fd: int) -> bool:
+        """Whether the last `poll` found *fd* readable."""
+        return fd in self._ready
 
     def receive(self) -> Iterator[Arrival]:
         """Yield what has arrived, a bounded number from each socket."""
@@ -478,9 +473,17 @@ class ZmqTransport:
     def _prepare(self, dealer: Socket, plane: Plane) -> None:
         self._limit(dealer, plane)
         dealer.setsockopt(zmq.IMMEDIATE, 1)
-        dealer.setsockopt(zmq.CONNECT_TIMEOUT, int(CONNECT_TIMEOUT * 1000))
-        dealer.setsockopt(zmq.RECONNECT_IVL, int(self._config.reconnect_min * 1000))
-        dealer.setsockopt(zmq.RECONNECT_IVL_MAX, int(self._config.reconnect_max * 1000))
+        config = self._config
+        patience = 1 if plane is self.control else DATA_PATIENCE
+        for option, seconds in (
+            (zmq.HEARTBEAT_IVL, patience * config.heartbeat_interval),
+            (zmq.HEARTBEAT_TIMEOUT, patience * config.heartbeat_timeout),
+            (zmq.HEARTBEAT_TTL, patience * config.heartbeat_timeout),
+            (zmq.CONNECT_TIMEOUT, CONNECT_TIMEOUT),
+            (zmq.RECONNECT_IVL, config.reconnect_min),
+            (zmq.RECONNECT_IVL_MAX, config.reconnect_max),
+        ):
+            dealer.setsockopt(option, _ms(seconds))
         if self._curve is not None:
             self._curve.unlock(dealer)
 
@@ -489,20 +492,28 @@ class ZmqTransport:
         while link.monitor.poll(0):
             event = recv_monitor_message(link.monitor)["event"]
             if event & _MADE:
-                link.told = False
-            elif not link.told:
+                link.told, link.known = False, True
+                self._made[link.address] = None
+                continue
+            if event & _REFUSED:
+                _note_refusal(link)
+            if not link.told:
                 link.told = True
                 self._lost.append(link.address)
-                if event & _REFUSED:
-                    _log.warning(
-                        "%s refused the handshake: another secret, or none",
-                        link.address,
-                    )
+                self._made.pop(link.address, None)
 
     def lost(self) -> list[str]:
         """Return the addresses whose connection was refused or broke since asked."""
         lost, self._lost = self._lost, []
         return lost
+
+    def made(self) -> list[str]:
+        """Return the addresses to which a connection was made since asked, and holds.
+
+        Ask for `lost` first: one that was lost and made again is in both.
+        """
+        made, self._made = self._made, {}
+        return list(made)
 
     def dead_routes(self) -> list[Route]:
         """Return the routes that turned out to lead nowhere since asked."""
@@ -535,6 +546,17 @@ class ZmqTransport:
         link.socket.close(0)
 
 
+def _note_refusal(link: _Link) -> None:
+    """Say what a second failed handshake means; the first may meet a dying process."""
+    link.refusals += 1
+    if link.refusals == _REFUSALS and not link.known:
+        _log.warning("%s refused the handshake: another secret, or none", link.address)
+
+
+def _ms(seconds: float) -> int:
+    return int(seconds * 1000)
+
+
 def _bind(listener: Socket, host: str, port: int) -> bool:
     try:
         # ZeroMQ takes a name here for a network interface, so it is looked up first.
@@ -563,22 +585,3 @@ def _default_route() -> str:
                 "address by; say advertise= with the address that peers can reach"
             ) from error
         return str(probe.getsockname()[0])
-
-
-def _waker() -> tuple[int, int]:
-    """Return the descriptors to poll and to write to, in order to end a poll."""
-    if hasattr(os, "eventfd"):
-        fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
-        return fd, fd
-    read, write = os.pipe()
-    os.set_blocking(read, False)
-    os.set_blocking(write, False)
-    return read, write
-
-
-def _drain(fd: int) -> None:
-    try:
-        while len(os.read(fd, 4096)) == 4096:  # noqa: PLR2004 - the size just asked for
-            pass
-    except BlockingIOError:
-        return

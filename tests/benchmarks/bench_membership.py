@@ -153,7 +153,8 @@ def swim_figures(sizes: Iterable[int], log: Log) -> list[dict[str, float]]:
 
 def settled(n: int, seed: int = 1, **settings: Any) -> Simulator:
     """A cluster that has agreed and whose news have died down."""
-    simulator = Simulator(seed, settings=Settings(**settings))
+    # Without heartbeats: the papers' members have no connections that could be lost.
+    simulator = Simulator(seed, settings=Settings(**settings), heartbeats=False)
     simulator.start(n)
     simulator.advance_until(simulator.agreed, within=30.0, every=1.0)
     simulator.advance_until(

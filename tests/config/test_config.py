@@ -104,7 +104,7 @@ def test_equal_values_keep_an_order_unless_it_is_strict(order):
 
 
 @pytest.mark.parametrize(
-    ("max_bytes", "expected"), [("64MB", 8_000_000), ("1TiB", 2**30), ("8MiB", 2**20)]
+    ("max_bytes", "expected"), [("64MB", 8_000_000), ("32GiB", 2**30), ("8MiB", 2**20)]
 )
 def test_a_value_may_take_an_eighth_of_the_memory_by_default(max_bytes, expected):
     config = Config(max_bytes=max_bytes)

@@ -7,7 +7,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from meshcache.codec.messages import Accusation
 from meshcache.membership.broadcast import Broadcasts, Queue
-from meshcache.model import State
+from meshcache.model import NodeId, State
 
 LIMIT = 3
 
@@ -79,6 +79,19 @@ def test_accusations_wait_apart_from_the_members_they_are_about(member):
 
     assert [] == broadcasts.draw(9, LIMIT)
     assert [accusation] == broadcasts.draw_accusations(9, LIMIT)
+
+
+def test_who_accused_one_that_is_acquitted_is_forgotten_and_nobody_else():
+    broadcasts = Broadcasts()
+    x, y, z = (NodeId(name * 16) for name in (b"x", b"y", b"z"))
+    of_x, of_y = Accusation(x, 1, 0, z), Accusation(y, 1, 0, z)
+    for accusation in (of_x, of_y, Accusation(x, 1, 0, y)):
+        broadcasts.accuse(accusation)
+    broadcasts.draw_accusations(1, LIMIT)
+
+    broadcasts.acquit(x, [y, z])
+
+    assert [of_y] == broadcasts.draw_accusations(9, LIMIT)
 
 
 class QueueAgainstModel(RuleBasedStateMachine):

@@ -19,8 +19,10 @@ from meshcache.codec.messages import (
     PingReq,
     PushPull,
 )
+from meshcache.membership.detector import MAX_FAILED
 from meshcache.membership.effects import Changed
 from meshcache.membership.machine import Swim
+from meshcache.membership.probe import Probe
 from meshcache.membership.settings import Settings
 from meshcache.model import State
 
@@ -383,7 +385,7 @@ def test_a_second_suspect_leaves_fewer_accusers_to_wait_for(story, member, ann, 
     began = tale.now
 
     def time_of_ann():
-        return tale.swim._belief.suspicions.get(ann.node_id).deadline - began
+        return tale.swim._belief.suspicions.get(ann.node_id).deadline() - began
 
     tale.hears(tale.gossip(member("eve"), ann._replace(state=S)))
     assert 24.0 == time_of_ann()
@@ -743,17 +745,194 @@ def test_a_lost_connection_is_a_probe_at_once_and_no_verdict(story, ann, bob, se
     assert A == tale.state(ann)
 
 
-def test_a_connection_lost_again_seeks_helpers_at_once_and_only_once(
+def test_whose_connection_is_lost_is_probed_by_all_ways_at_once_and_briefly(
     story, ann, bob, sent
 ):
     tale = story(ann, bob)
-    tale.calls("connection_lost", ann.address)
 
     assert 1 == len(sent(tale.calls("connection_lost", ann.address), PingReq, to=bob))
     assert [] == tale.calls("connection_lost", ann.address)
-    tale.until(tale.now + 1.01)
+    tale.until(tale.now + 0.49)
+    assert A == tale.state(ann)
+
+    tale.until(tale.now + 0.02)
     assert S == tale.state(ann)
     assert [] == tale.calls("connection_lost", ann.address)
+
+
+def test_a_connection_lost_during_a_probe_brings_its_end_forward(story, ann, bob, sent):
+    tale = story(ann, bob)
+    tale.calls("doubt", ann.address)
+    tale.until(tale.now + 0.1)
+
+    assert 1 == len(sent(tale.calls("connection_lost", ann.address), PingReq, to=bob))
+    tale.until(tale.now + 0.51)
+
+    assert S == tale.state(ann)
+
+
+def test_doubt_is_a_probe_at_once_then_helpers_and_its_full_time(story, ann, bob, sent):
+    tale = story(ann, bob)
+
+    assert [ann.node_id] == [
+        ping.target for ping in sent(tale.calls("doubt", ann.address), Ping, to=ann)
+    ]
+    assert 1 == len(sent(tale.calls("doubt", ann.address), PingReq, to=bob))
+    assert [] == tale.calls("doubt", ann.address)
+    tale.until(tale.now + 0.99)
+    assert A == tale.state(ann)
+
+    tale.until(tale.now + 0.02)
+    assert S == tale.state(ann)
+
+
+NORMAL, UNLINKED = 4.0, 3.5
+
+
+@pytest.fixture
+def accused(story, member, ann):
+    """A machine that has ann under a suspicion with all its confirmations."""
+    others = crowd(member, 4)
+    tale = story(ann, *others)
+    names = [Accusation(ann.node_id, 1000, 0, other.node_id) for other in others]
+    suspect = ann._replace(state=S)
+
+    def time_to_object():
+        tale.hears(tale.gossip(others[0], suspect, accusations=names))
+        return tale.swim._belief.deadline() - 100.0
+
+    tale.time_to_object = time_to_object
+    return tale
+
+
+def test_a_confirmed_suspicion_ends_sooner_where_the_connection_is_lost_too(
+    accused, ann
+):
+    assert NORMAL == accused.time_to_object()
+
+    accused.calls("connection_lost", ann.address)
+
+    assert UNLINKED == accused.time_to_object()
+    assert 1 == accused.swim.counters.links_lost
+
+
+def test_a_connection_lost_before_the_suspicion_counts_as_well(accused, ann):
+    accused.calls("connection_lost", ann.address)
+
+    assert UNLINKED == accused.time_to_object()
+
+
+def test_a_request_that_timed_out_says_nothing_about_the_connection(accused, ann):
+    accused.calls("doubt", ann.address)
+
+    assert NORMAL == accused.time_to_object()
+
+
+def test_who_doubts_itself_waits_as_long_as_ever(accused, ann):
+    accused.calls("connection_lost", ann.address)
+    accused.swim._core.awareness.worse()
+
+    assert NORMAL == accused.time_to_object()
+
+
+def test_any_word_of_the_suspect_clears_the_evidence_of_the_connection(accused, ann):
+    accused.calls("connection_lost", ann.address)
+    accused.hears(accused.gossip(ann))
+
+    assert NORMAL == accused.time_to_object()
+
+
+def test_a_word_of_the_process_before_it_clears_nothing(accused, ann):
+    accused.calls("connection_lost", ann.address)
+    accused.hears(accused.gossip(ann._replace(epoch=999)))
+
+    assert UNLINKED == accused.time_to_object()
+
+
+def test_what_others_say_of_the_suspect_clears_nothing(accused, member, ann):
+    accused.calls("connection_lost", ann.address)
+    accused.hears(accused.gossip(member("m1"), ann))
+
+    assert UNLINKED == accused.time_to_object()
+
+
+def test_a_connection_made_again_clears_the_evidence(accused, ann):
+    accused.time_to_object()
+    accused.calls("connection_lost", ann.address)
+    accused.calls("connection_made", ann.address)
+
+    assert NORMAL == accused.time_to_object()
+
+
+def test_a_connection_made_elsewhere_clears_nothing(accused, member, ann):
+    accused.calls("connection_lost", ann.address)
+    accused.calls("connection_made", member("m1").address)
+
+    assert UNLINKED == accused.time_to_object()
+
+
+@pytest.mark.parametrize(
+    "change", [{"epoch": 1001}, {"address": "tcp://moved:1", "incarnation": 1}]
+)
+def test_a_link_to_an_earlier_process_or_address_is_no_evidence(
+    accused, member, ann, change
+):
+    accused.calls("connection_lost", ann.address)
+    newer = ann._replace(**change)
+    accused.hears(accused.gossip(member("m1"), newer))
+    accused.hears(accused.gossip(member("m1"), newer._replace(state=S)))
+
+    assert not accused.swim._belief.suspicions.get(ann.node_id).unlinked
+
+
+def test_an_answer_that_comes_after_the_verdict_is_counted_and_clears_the_evidence(
+    story, ann, bob, sent
+):
+    tale = story(ann, bob)
+    [ping] = sent(tale.calls("connection_lost", ann.address), Ping, to=ann)
+    tale.until(tale.now + 0.51)
+    suspicion = tale.swim._belief.suspicions.get(ann.node_id)
+    assert suspicion.unlinked
+
+    tale.hears(ack(ping, bob, subject=ann.node_id))
+
+    assert not suspicion.unlinked
+    assert 1 == tale.swim.counters.late_acks
+    assert S == tale.state(ann)
+
+    tale.hears(ack(ping, bob, subject=ann.node_id))
+    assert 1 == tale.swim.counters.late_acks
+
+
+def test_an_answer_about_somebody_else_is_not_a_late_one(story, ann, bob, sent):
+    tale = story(ann, bob)
+    [ping] = sent(tale.calls("connection_lost", ann.address), Ping, to=ann)
+    tale.until(tale.now + 0.51)
+
+    tale.hears(ack(ping, bob))
+
+    assert 0 == tale.swim.counters.late_acks
+
+
+def test_a_second_answer_to_one_probe_is_not_a_late_one(story, ann, bob, sent):
+    tale = story(ann, bob)
+    [ping] = sent(tale.calls("connection_lost", ann.address), Ping, to=ann)
+
+    tale.hears(ack(ping, ann))
+    tale.hears(ack(ping, bob, subject=ann.node_id))
+
+    assert 1 == tale.swim.counters.acks
+    assert 0 == tale.swim.counters.late_acks
+
+
+def test_only_so_many_failed_probes_are_remembered(story, ann, bob):
+    tale = story(ann, bob)
+    for seq in range(MAX_FAILED + 10):
+        probe = Probe(seq, ann.node_id, ann.epoch, 0.0, 0.0)
+        tale.swim._detector._probes[seq] = probe
+        tale.swim._detector._fail(probe)
+
+    assert MAX_FAILED == len(tale.swim._detector._failed)
 
 
 def test_a_lost_connection_to_nobody_known_is_nothing(story, ann):

@@ -140,11 +140,72 @@ def one_accuser() -> None:
     one = Suspicion(0.0, shortest, longest, 3)
     assert one.confirm("a")
     assert not one.confirm("a")
-    assert one.deadline == longest
+    assert one.deadline() == longest
     for name in "bcd":
         assert one.confirm(name)
-    assert one.deadline == shortest
+    assert one.deadline() == shortest
     assert not one.confirm("e")
+
+
+def lost_link() -> None:
+    """A lost link hastens what is confirmed, for who is well, and nothing else."""
+    shortest, longest = Settings().suspicion_bounds(100)
+    one = Suspicion(0.0, shortest, longest, 3, 3.5)
+    one.unlinked = True
+    assert one.confirm("a")
+    assert one.deadline(well=True) == longest
+    assert all(one.confirm(name) for name in "bcd")
+    assert (one.deadline(well=True), one.deadline(well=False)) == (3.5, shortest)
+    alone = Suspicion(0.0, shortest, longest, 0, 3.5)
+    alone.unlinked = True
+    assert alone.deadline(well=True) == shortest
+
+
+def silent_host() -> None:
+    """A silent host is known in the same time, however large the cluster."""
+    for seed in range(4):
+        simulator = cluster(24, seed)
+        simulator.advance(48.0)
+        simulator.crash(23, silent=True)
+        simulator.advance_until(simulator.agreed, within=5.9)
+
+
+def busy_member() -> None:
+    """One whose links hold, or are there again, has all the time there is."""
+    for paused in (0.0, 3.0):
+        simulator = cluster(24, 2)
+        simulator.advance(48.0)
+        simulator.pause(3, paused)
+        simulator.advance(paused + 2.0)
+        simulator.block(3, 6.4)
+        simulator.advance(6.4)
+        assert total(simulator, "suspicions") > 0
+        assert total(simulator, "deaths") == 0
+
+
+def outage() -> None:
+    """When all accuse all, twice, no more news wait than there is reason for."""
+    simulator = cluster(24)
+    simulator.advance(48.0)
+    for _ in range(2):
+        for index in range(24):
+            simulator.partition((index,), sorted(set(range(24)) - {index}))
+        simulator.advance(3.0)
+        simulator.heal()
+        simulator.advance(10.0)
+    assert total(simulator, "deaths") == 0
+
+
+def unwell() -> None:
+    """Nodes that doubt themselves do not trust what their links say."""
+    simulator = cluster(24, 2, settings=Settings(max_health=1))
+    simulator.advance(48.0)
+    simulator.crash(23, silent=True)
+    for _ in range(60):
+        for swim in simulator.machines:
+            swim._core.awareness.worse()
+        simulator.advance(0.1)
+    assert total(simulator, "deaths") == 0
 
 
 def lossy() -> None:
@@ -235,7 +296,8 @@ def claimed_address() -> None:
 
 def suspect_without_news() -> None:
     """A suspect hears of it when it is next spoken to, though the news are long old."""
-    simulator = cluster(8, settings=Settings(suspicion_alpha=20.0))
+    patient = Settings(suspicion_alpha=20.0, suspicion_unlinked=20.0)
+    simulator = cluster(8, settings=patient)
     simulator.partition((7,), range(7))
     simulator.advance(12.0)
     assert {State.SUSPECT} == {simulator.believed(i, 7) for i in range(7)}
@@ -264,6 +326,7 @@ def chaos() -> None:
 
 CHECKS: tuple[Check, ...] = (
     one_accuser,
+    lost_link,
     joining,
     farewell,
     lost_connection,
@@ -278,6 +341,10 @@ CHECKS: tuple[Check, ...] = (
     every_member_in_turn,
     wrongly_buried,
     lists_differ,
+    silent_host,
+    busy_member,
+    unwell,
+    outage,
     blocked_member,
     long_split_without_seeds,
     lossy,
@@ -360,6 +427,18 @@ def _count_everybody(self: Any, accuser: Any) -> bool:
     return True
 
 
+def _hasten_unconfirmed(self: Any, *, well: bool) -> float:
+    return self._shortest_unlinked if self.unlinked else _TIMEOUT(self, well=well)
+
+
+def _hasten_alone(self: Any, *, well: bool) -> float:
+    hasten = self.unlinked and well and self.needed == 0
+    return self._shortest_unlinked if hasten else _TIMEOUT(self, well=well)
+
+
+_TIMEOUT = Suspicion._timeout
+
+
 def _dead_at_once(self: Any, node_id: Any, epoch: int) -> None:
     record = self._core.roster.get(node_id)
     if record is not None and record.live:
@@ -439,10 +518,38 @@ MUTATIONS: tuple[Mutation, ...] = (
         "confirmations shorten a suspicion",
         Suspicion,
         "_timeout",
-        lambda self: self._longest,
+        lambda self, well: self._longest,
     ),
     Mutation(
-        "a lone accuser waits long", Suspicion, "_timeout", lambda self: self._shortest
+        "a lone accuser waits long",
+        Suspicion,
+        "_timeout",
+        lambda self, well: self._shortest,
+    ),
+    Mutation(
+        "a lost link hastens what is confirmed", belief.Belief, "lose_link", _nothing
+    ),
+    Mutation(
+        "a lost link alone hastens nothing",
+        Suspicion,
+        "_timeout",
+        _hasten_unconfirmed,
+    ),
+    Mutation(
+        "who is alone with its evidence waits", Suspicion, "_timeout", _hasten_alone
+    ),
+    Mutation(
+        "who is unwell waits as ever", core.Awareness, "well", property(lambda _: True)
+    ),
+    Mutation("a word restores the link", belief.Belief, "restore_link", _nothing),
+    Mutation(
+        "a lost link makes for a brief probe",
+        detector.Detector,
+        "doubt_unlinked",
+        detector.Detector.doubt,
+    ),
+    Mutation(
+        "an ended suspicion leaves no news", broadcast.Broadcasts, "acquit", _nothing
     ),
     Mutation("targets are probed in turn", probe.Targets, "next", _random_target),
     Mutation("helpers are asked", detector.Detector, "_ask_helpers", _ask_nobody),
@@ -457,10 +564,15 @@ MUTATIONS: tuple[Mutation, ...] = (
     Mutation(
         "a lost connection is no verdict",
         detector.Detector,
-        "doubt",
+        "doubt_unlinked",
         _verdict_of_lost_connection,
     ),
-    Mutation("a lost connection is looked into", detector.Detector, "doubt", _nothing),
+    Mutation(
+        "a lost connection is looked into",
+        detector.Detector,
+        "doubt_unlinked",
+        _nothing,
+    ),
     Mutation("health stretches time", core.Awareness, "worse", _nothing),
     Mutation("health comes back", core.Awareness, "better", _nothing),
     Mutation("late ticks accuse nobody", machine.Swim, "_distrust_myself", _nothing),

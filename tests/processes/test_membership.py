@@ -62,6 +62,38 @@ def test_a_process_that_is_slow_or_stopped_is_never_taken_for_dead(agents):
     assert 0 < sum(c["late"] for c in counted), "nobody was slow"
 
 
+def links_lost(agents):
+    return sum(agent.ask("stats")["membership"]["links_lost"] for agent in agents)
+
+
+@pytest.mark.parametrize("count", [8, 24])
+def test_a_process_stopped_for_three_seconds_loses_its_links_and_not_its_life(
+    agents, count
+):
+    cluster = agents.start(count)
+    agents.watch(cluster)
+    *rest, sleeper = cluster
+    with sleeper.stopped():
+        time.sleep(3)
+    took = agents.agree(cluster)
+    print(json.dumps({"agreed": took, "links_lost": links_lost(rest)}))
+
+    assert [] == agents.changes(cluster, "DEAD")
+    assert 0 < links_lost(rest)
+
+
+def test_a_process_that_holds_the_gil_keeps_its_links(agents):
+    cluster = agents.start(8)
+    *rest, holder = cluster
+    before = links_lost(rest)
+    holder.ask("hold", 2.3)
+    time.sleep(1)
+
+    assert before == links_lost(rest)
+    assert 0 < holder.ask("stats")["membership"]["late"]
+    assert 0 == sum(agent.ask("stats")["membership"]["deaths"] for agent in cluster)
+
+
 def test_a_farewell_is_believed_within_a_second_under_load(agents):
     cluster = agents.start(8)
     agents.watch(cluster)

@@ -94,7 +94,8 @@ def test_joining_succeeds_when_a_third_of_all_messages_are_lost():
 def test_a_silent_crash_is_found_as_fast_as_the_model_says(nodes, low, high):
     took = []
     for seed in range(30):
-        simulator = cluster(nodes, seed)
+        # The model is SWIM's, which knows of no connections.
+        simulator = cluster(nodes, seed, heartbeats=False)
         simulator.advance(simulator.rng.uniform(2, 4))
         crashed_at = simulator.now
         simulator.crash(nodes - 1, silent=True)
@@ -102,6 +103,19 @@ def test_a_silent_crash_is_found_as_fast_as_the_model_says(nodes, low, high):
         took.append(first_death(simulator, nodes - 1) - crashed_at)
 
     assert low <= median(took) <= high
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("nodes", [8, 24, 64])
+def test_a_silent_host_is_known_to_all_as_soon_in_a_large_cluster_as_in_a_small(nodes):
+    # A heartbeat and its time-out, a brief probe, the suspicion, two rounds of gossip.
+    latest = 0.5 + 1.5 + 0.5 + 3.5 + 0.4
+    for seed in range(8):
+        simulator = cluster(nodes, seed)
+        simulator.advance(simulator.rng.uniform(2, 4) + 2 * nodes)
+        simulator.crash(nodes - 1, silent=True)
+
+        assert simulator.advance_until(simulator.agreed, within=latest) <= latest
 
 
 def test_everybody_hears_of_a_death_soon_after_the_first():
@@ -116,7 +130,7 @@ def test_a_broken_connection_starts_the_search_at_once_but_is_no_verdict():
     simulator = cluster(5)
     simulator.advance(2.0)
     simulator.crash(4)
-    simulator.advance(0.9)
+    simulator.advance(0.4)
 
     assert State.ALIVE == simulator.believed(0, 4)
 
@@ -135,17 +149,70 @@ def test_proof_of_death_is_believed_by_all_at_once():
     assert simulator.advance_until(simulator.agreed, within=1.0) < 1.0
 
 
+def deaths(simulator: Simulator) -> int:
+    return sum(seat.swim.counters.deaths for seat in simulator.seats)
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("pause", [0.3, 1.0, 2.0])
-def test_a_paused_member_is_not_declared_dead(pause):
+@pytest.mark.parametrize("pause", [0.3, 1.0, 2.0, 3.0, 4.0])
+@pytest.mark.parametrize("nodes", [8, 24])
+def test_a_paused_member_is_not_declared_dead(nodes, pause):
     for seed in range(10):
-        simulator = cluster(8, seed)
+        simulator = cluster(nodes, seed)
         simulator.advance(1.0)
         simulator.pause(3, pause)
         simulator.advance(pause + 10.0)
 
         assert simulator.agreed()
-        assert 0 == sum(seat.swim.counters.deaths for seat in simulator.seats)
+        assert 0 == deaths(simulator)
+
+
+@pytest.mark.slow
+def test_a_busy_member_has_longer_than_one_that_stands_still():
+    busy = stopped = 0
+    for seed in range(5):
+        for misfortune in ("block", "pause"):
+            simulator = cluster(24, seed)
+            simulator.advance(50.0)
+            getattr(simulator, misfortune)(3, 6.4)
+            simulator.advance(6.4)
+            died = deaths(simulator) > 0
+            busy += died and misfortune == "block"
+            stopped += died and misfortune == "pause"
+
+    assert (0, 5) == (busy, stopped)
+
+
+@pytest.mark.slow
+def test_a_member_that_came_back_is_not_held_to_its_old_silence():
+    for seed in range(5):
+        simulator = cluster(24, seed)
+        simulator.advance(50.0)
+        simulator.pause(3, 3.0)
+        simulator.advance(5.0)
+        simulator.block(3, 6.4)
+        simulator.advance(6.4)
+
+        assert 0 == deaths(simulator)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("nodes", [8, 24])
+def test_lines_that_fail_for_three_seconds_kill_nobody(nodes):
+    for seed in range(5):
+        simulator = cluster(nodes, seed)
+        simulator.advance(50.0)
+        for hold in (True, False):
+            for index in range(nodes):
+                others = set(range(nodes)) - {index}
+                simulator.partition((index,), sorted(others), hold=hold)
+            simulator.advance(3.0)
+            simulator.heal()
+            simulator.advance(10.0)
+
+        assert simulator.agreed()
+        assert 0 == deaths(simulator)
+        assert 0 < sum(seat.swim.counters.links_lost for seat in simulator.seats)
 
 
 def test_a_node_whose_clock_jumps_accuses_nobody():

@@ -6,7 +6,7 @@ import pytest
 
 from meshcache.codec.frames import FrameCodec
 from meshcache.codec.messages import Cancel
-from meshcache.transport.memory import Arrival, Conditions, Lost, MemoryNetwork
+from meshcache.transport.memory import Arrival, Conditions, Lost, Made, MemoryNetwork
 
 STEADY = Conditions(delay=0.001, jitter=0.0)
 
@@ -98,10 +98,10 @@ def test_duplicates_arrive_twice():
 
 def test_a_cut_is_in_one_direction_and_ends_with_healing():
     net = network()
-    net.cut("a", "b")
+    net.cut("a", "b", 0.0)
     send(net, 1)
     net.send("b", "a/control", Cancel(5), 0.0)
-    assert ["a"] == [event.owner for event in arrivals(net)]
+    assert ["a"] == [event.owner for event in arrivals(net, 1.0)]
 
     net.heal(1.0)
     send(net, 1, at=1.0)
@@ -111,25 +111,25 @@ def test_a_cut_is_in_one_direction_and_ends_with_healing():
 
 def test_a_cut_that_holds_delivers_late_what_was_sent_meanwhile():
     net = network()
-    net.cut("a", "b", hold=True)
+    net.cut("a", "b", 0.0, hold=True)
     send(net, 3)
-    assert [] == arrivals(net)
+    assert [] == arrivals(net, 1.0)
 
-    net.heal(8.0)
+    net.heal(1.0)
 
-    assert 8.0 == net.deadline()
+    assert 1.0 == net.deadline()
     assert [0, 1, 2] == numbers(net)
 
 
 def test_what_comes_for_a_paused_process_waits_for_it():
     net = network()
-    net.pause("b")
+    net.pause("b", 0.0)
     send(net, 3)
     assert [] == arrivals(net, 1.0)
 
-    net.resume("b", 2.0)
+    net.resume("b", 1.2)
 
-    assert 2.0 == net.deadline()
+    assert 1.2 == net.deadline()
     assert [0, 1, 2] == numbers(net)
 
 
@@ -150,14 +150,17 @@ def test_a_crash_resets_connections_and_loses_what_is_under_way():
     assert [Lost("a", "b/control")] == arrivals(net)
 
 
-def test_a_host_that_goes_dark_tells_nobody():
+def test_a_host_that_goes_dark_tells_nobody_but_its_heartbeats_are_missed_once():
     net = network()
     send(net, 2)
     net.crash("b", 0.0, silent=True)
     send(net, 2, at=1.0)
 
+    assert [] == arrivals(net, 1.49)
+    assert [Lost("a", "b/control")] == arrivals(net, 2.01)
+    send(net, 2, at=3.0)
     assert [] == arrivals(net)
-    assert 4 == net.lost
+    assert 6 == net.lost
 
 
 def test_a_route_to_a_dead_process_does_not_lead_to_its_successor():
@@ -229,3 +232,108 @@ def test_what_is_for_a_slow_process_reaches_it_so_much_later():
 
     assert [] == arrivals(net, until=1.9)
     assert [0] == numbers(net)
+
+
+# --- heartbeats ---------------------------------------------------------------------
+
+
+def losses(net: MemoryNetwork, until: float = 1e9) -> list[tuple]:
+    """What was lost and made, as (owner, "lost" or "made")."""
+    return [
+        (event.owner, type(event).__name__.lower())
+        for event in arrivals(net, until)
+        if isinstance(event, Lost | Made)
+    ]
+
+
+def linked() -> MemoryNetwork:
+    """Two processes, each connected to the other, with nothing under way."""
+    net = network()
+    send(net, 1)
+    net.send("b", "a/control", Cancel(1), 0.0)
+    arrivals(net)
+    return net
+
+
+def test_a_process_that_stands_still_loses_its_connections_and_has_them_back_after():
+    net = linked()
+    net.pause("b", 10.0)
+
+    assert [] == losses(net, 11.49)
+    assert [("a", "lost")] == losses(net, 13.0)
+
+    net.resume("b", 13.0)
+
+    # It hears only now that the others have hung up on it.
+    assert [("b", "lost")] == losses(net, 13.0)
+    assert [("a", "made"), ("b", "made")] == sorted(losses(net, 14.0))
+    assert [] == losses(net)
+
+
+def test_a_short_stop_loses_no_connection_and_nor_do_several():
+    net = linked()
+    for at in (10.0, 11.5, 13.0):
+        net.pause("b", at)
+        net.resume("b", at + 1.4)
+
+    assert [] == losses(net)
+
+
+@pytest.mark.parametrize(("source", "target"), ["ab", "ba"])
+@pytest.mark.parametrize("hold", [True, False])
+def test_a_cut_in_either_direction_loses_the_connections_of_both_ends(
+    source, target, hold
+):
+    net = linked()
+    net.cut(source, target, 10.0, hold=hold)
+
+    assert [("a", "lost"), ("b", "lost")] == sorted(losses(net, 12.01))
+
+    net.heal(20.0)
+
+    assert [("a", "made"), ("b", "made")] == sorted(losses(net, 21.01))
+
+
+def test_a_process_that_is_blocked_or_slow_keeps_its_connections():
+    net = linked()
+    net.slow("b", 5.0)
+    net.block("b")
+    send(net, 1, at=10.0)
+    arrivals(net, 100.0)
+    net.resume("b", 100.0)
+
+    assert [] == losses(net)
+
+
+def test_a_connection_begun_in_vain_is_lost_too_and_made_when_it_can_be():
+    net = network()
+    net.pause("b", 0.0)
+    send(net, 1, at=1.0)
+
+    assert [] == losses(net, 2.49)
+    assert [("a", "lost")] == losses(net, 3.0)
+
+    net.resume("b", 4.0)
+
+    assert [("a", "made")] == losses(net)
+
+
+def test_a_connection_to_the_successor_of_a_dead_process_is_told_as_made():
+    net = linked()
+    net.crash("b", 1.0)
+    assert [("a", "lost")] == losses(net)
+    net.attach("b", FrameCodec("c"), "b/control", "b/data")
+
+    send(net, 1, at=2.0)
+
+    assert [("a", "made")] == losses(net)
+
+
+def test_without_heartbeats_silence_says_nothing():
+    net = MemoryNetwork(random.Random(1), STEADY, heartbeats=False)
+    for owner in "ab":
+        net.attach(owner, FrameCodec("c"), f"{owner}/control")
+    send(net, 1)
+    net.crash("b", 1.0, silent=True)
+
+    assert [] == losses(net)

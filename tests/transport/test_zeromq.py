@@ -7,7 +7,7 @@ import random
 import socket
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from time import monotonic
 from typing import Any
 
@@ -33,6 +33,7 @@ class Peer:
         self.control, self.data = self.transport.open()
         self.arrived: list[Any] = []
         self.lost: list[str] = []
+        self.made: list[str] = []
         self.dead: list[Any] = []
         self.open = True
 
@@ -40,6 +41,7 @@ class Peer:
         self.transport.poll(seconds)
         self.arrived += self.transport.receive()
         self.lost += self.transport.lost()
+        self.made += self.transport.made()
         self.dead += self.transport.dead_routes()
 
     def send(self, address: str, frame: bytes, plane: str = "control") -> None:
@@ -260,6 +262,80 @@ def test_a_connection_that_was_made_again_can_be_lost_again(peer):
         until(lambda: len(ann.lost) == round_, ann)  # noqa: B023
 
     assert [address] * 2 == ann.lost
+
+
+def test_a_connection_is_made_when_hands_are_shaken_and_each_time(peer):
+    port = free_port()
+    ann = peer()
+    address = f"127.0.0.1:{port}"
+    for round_ in range(1, 3):
+        bob = peer(bind=address)
+        until(lambda: _heard(ann, bob), ann, bob)  # noqa: B023 - called in this round
+        until(lambda: len(ann.made) == round_, ann)  # noqa: B023
+        bob.close()
+        until(lambda: len(ann.lost) == round_, ann)  # noqa: B023
+
+    assert [address] * 2 == ann.made
+
+
+def test_a_connection_that_only_the_kernel_accepts_is_not_made(peer):
+    """As for a stopped process: its backlog takes connections, and nobody reads."""
+    ann = peer()
+    with socket.create_server(("127.0.0.1", 0)) as stopped:
+        ann.send(f"127.0.0.1:{stopped.getsockname()[1]}", b"hello?")
+        some_turns(ann)
+
+        assert [] == ann.made == ann.lost
+
+
+def test_a_connection_made_and_lost_in_one_turn_is_lost_alone(peer):
+    ann, bob = peer(), peer()
+    ann.send(bob.control, b"hello")
+    # Ann takes no turn meanwhile; the sockets work by themselves.
+    dealer = ann.transport._links[bob.control].socket
+    until(lambda: dealer.poll(0, zmq.POLLOUT))
+    bob.close()
+    until(lambda: not dealer.poll(0, zmq.POLLOUT))
+    ann.turn()
+
+    assert ([bob.control], []) == (ann.lost, ann.made)
+
+
+def test_heartbeats_are_half_as_frequent_where_big_values_go(peer):
+    ann = peer(heartbeat_interval=0.5, heartbeat_timeout=1.5)
+    ann.send("127.0.0.1:1", b"x", "control")
+    ann.send("127.0.0.1:2", b"x", "data")
+
+    options = (zmq.HEARTBEAT_IVL, zmq.HEARTBEAT_TIMEOUT, zmq.HEARTBEAT_TTL)
+    assert [[500, 1500, 1500], [1000, 3000, 3000]] == [
+        [link.socket.getsockopt(option) for option in options]
+        for link in ann.transport._links.values()
+    ]
+
+
+def test_a_listener_hangs_up_on_who_is_silent_for_as_long_as_it_said_itself(peer):
+    ann = peer()
+    with closing(socket.create_connection(_place(ann.control))) as client:
+        client.sendall(GREETING + READY + PING_FOR_200_MS)
+        client.settimeout(0.01)
+
+        def ended() -> bool:
+            with suppress(TimeoutError):
+                return client.recv(4096) == b""
+            return False
+
+        until(ended, ann)
+
+
+GREETING = b"\xff" + bytes(8) + b"\x7f\x03\x00NULL" + bytes(48)
+READY = b"\x04\x1c\x05READY\x0bSocket-Type\x00\x00\x00\x06DEALER"
+PING_FOR_200_MS = b"\x04\x07\x04PING\x00\x02"
+"""What a ZMTP 3.0 client says first, and a heartbeat with its time to live."""
+
+
+def _place(address: str) -> tuple[str, int]:
+    host, _, port = address.rpartition(":")
+    return host, int(port)
 
 
 def _heard(ann: Peer, bob: Peer) -> bool:

@@ -1,7 +1,8 @@
 """Where the nodes of one user on one host meet, and whether it is safe to.
 
-/tmp belongs to everybody: whoever made our directory before us could hand us peers of
-their choosing. So it is used only if it is ours, and ours alone.
+/tmp belongs to everybody, and so does /dev/shm: whoever made our directory before us
+could hand us peers, or values, of their choosing. So it is used only if it is ours,
+and ours alone.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from typing import Final
 
 from meshcache.errors import ConfigError
 
-__all__ = ["directory_path", "secure"]
+__all__ = ["directory_path", "is_secure", "secure"]
 
 _PLAIN: Final = frozenset(b"abcdefghijklmnopqrstuvwxyz0123456789_-")
 _OTHERS: Final = stat.S_IRWXG | stat.S_IRWXO
@@ -44,36 +45,47 @@ def _runtime_dir(environ: Mapping[str, str]) -> str:
     return tempfile.gettempdir()
 
 
-def secure(path: Path) -> None:
+def secure(path: Path, setting: str = "runtime_dir") -> None:
     """Make the directory and its parent, or refuse what is not ours alone.
 
     Raises:
-        ConfigError: one of the two is somebody else's, open to others, or a link.
+        ConfigError: one of the two is somebody else's, open to others, or a link. It
+            names *setting*, which would put the directory elsewhere.
         OSError: it cannot be made.
     """
     for each in (path.parent, path):
         try:
             found = each.lstat()
         except FileNotFoundError:
-            _make(each)
+            _make(each, setting)
             found = each.lstat()
-        _check(each, found)
+        _check(each, found, setting)
 
 
-def _make(path: Path) -> None:
+def is_secure(path: Path) -> bool:
+    """Return whether the directory is there and ours alone. Makes nothing."""
+    try:
+        for each in (path.parent, path):
+            _check(each, each.lstat(), "")
+    except (OSError, ConfigError):
+        return False
+    return True
+
+
+def _make(path: Path, setting: str) -> None:
     try:
         path.mkdir(mode=0o700)
     except FileExistsError:
         return
     except FileNotFoundError:
         raise ConfigError(
-            f"runtime_dir={str(path.parent)!r}: there is no such directory; make it, "
-            "or set runtime_dir= to one that exists"
+            f"{setting}={str(path.parent)!r}: there is no such directory; make it, "
+            f"or set {setting}= to one that exists"
         ) from None
 
 
-def _check(path: Path, found: os.stat_result) -> None:
-    remedy = "remove it, or set runtime_dir= to a directory of this user's own"
+def _check(path: Path, found: os.stat_result, setting: str) -> None:
+    remedy = f"remove it, or set {setting}= to a directory of this user's own"
     if not stat.S_ISDIR(found.st_mode):
         raise ConfigError(f"{path}: not a directory, or a link to one; {remedy}")
     if found.st_uid != os.geteuid():
@@ -82,5 +94,5 @@ def _check(path: Path, found: os.stat_result) -> None:
         mode = stat.S_IMODE(found.st_mode)
         raise ConfigError(
             f"{path}: others may enter it (mode {mode:04o}); run `chmod 700 {path}`, "
-            "or set runtime_dir= to a directory of this user's own"
+            f"or set {setting}= to a directory of this user's own"
         )

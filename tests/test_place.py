@@ -8,8 +8,8 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from meshcache.discovery.place import directory_path, secure
 from meshcache.errors import ConfigError
+from meshcache.place import directory_path, is_secure, secure
 
 NAMES = st.text(min_size=1, max_size=16)
 
@@ -80,6 +80,24 @@ def test_a_directory_that_others_may_enter_is_refused(tmp_path, level, others):
 
     with pytest.raises(ConfigError, match=f"chmod 700 {open_to_others}.*runtime_dir="):
         secure(place)
+
+
+@pytest.mark.parametrize("level", ["parent", "itself"])
+def test_only_what_would_be_accepted_is_secure(tmp_path, level):
+    place = tmp_path / "meshcache-1" / "default"
+    before = (is_secure(place), place.parent.exists())
+    secure(place)
+    after = is_secure(place)
+    (place.parent if level == "parent" else place).chmod(0o750)
+
+    assert (False, False) == before
+    assert after
+    assert not is_secure(place)
+
+
+def test_a_refusal_names_the_setting_that_would_help(tmp_path):
+    with pytest.raises(ConfigError, match=r"^arena_dir=.*or set arena_dir= to one"):
+        secure(tmp_path / "gone" / "meshcache-1" / "default", "arena_dir")
 
 
 @pytest.mark.parametrize("level", ["parent", "itself"])
