@@ -12,7 +12,15 @@ from typing import Final
 
 from xxhash import xxh3_64_intdigest
 
-__all__ = ["BUCKETS", "PARTITIONS", "bucket_of", "key_hash", "partition_of", "set_hash"]
+__all__ = [
+    "BUCKETS",
+    "PARTITIONS",
+    "PARTITION_BITS",
+    "bucket_of",
+    "key_hash",
+    "partition_of",
+    "set_hash",
+]
 
 PARTITION_BITS: Final = 14
 PARTITIONS: Final = 1 << PARTITION_BITS

@@ -20,12 +20,14 @@ class Queued:
     is never used for a second key, so that a reader who found it just before it was
     evicted still holds the key's own value.
 
-    Subclasses set `key`, `weight` and `visited = 0`; the queue sets its three links.
+    Subclasses set `key`, `weight` and `visited = 0`; the policy sets `shelf`, where
+    the entry is found; the queue sets its three links.
     """
 
-    __slots__ = ("key", "newer", "older", "queue", "visited", "weight")
+    __slots__ = ("key", "newer", "older", "queue", "shelf", "visited", "weight")
 
     key: Hashable
+    shelf: Any
     weight: int
     visited: int
     queue: Fifo

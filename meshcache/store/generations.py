@@ -14,12 +14,19 @@ stands, so a write or a change of owner in between always wins.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Final, NamedTuple, cast, final
+from array import array
+from collections.abc import Callable, Sequence
+from typing import Any, Final, NamedTuple, TypeAlias, cast, final
 
 from meshcache.hashing import BUCKETS
+from meshcache.store.record import Entry
 
-__all__ = ["Generations", "Stamp", "Tenure"]
+__all__ = ["Generations", "Get", "Stamp", "Tenure"]
+
+_U64: Final = 0xFFFF_FFFF_FFFF_FFFF
+
+Get: TypeAlias = Callable[[bytes, int, float], Entry | None]
+"""Reads a key, given with its hash and the time, out of an arena."""
 
 # NaN is unequal to every number and to itself. An ordinary "impossible" number would
 # not do: a stamp taken after the end would hold that number, and match.
@@ -31,25 +38,26 @@ class Generations:
     """One owner's counters, a number per bucket, counting up from 0.
 
     `table` is read in place by any thread, without a lock, and is the same object for
-    ever. A list: indexing and comparing takes two thirds of the time of an `array`,
-    which makes a new integer at each read.
+    ever: a memoryview "Q" over memory that other processes read too, or, by default,
+    a list.
 
-    `bump` and `bump_all` are confined to the driver thread.
+    `bump` and `bump_all` are confined to one writer at a time.
     """
 
     __slots__ = ("table",)
 
-    def __init__(self) -> None:
-        self.table: Final[list[int]] = [0] * BUCKETS
+    def __init__(self, table: memoryview[int] | list[int] | None = None) -> None:
+        self.table: Final[Any] = [0] * BUCKETS if table is None else table
+        assert len(self.table) == BUCKETS
 
     def bump(self, bucket: int) -> None:
         """Make every near entry of *bucket* stale."""
-        self.table[bucket] += 1
+        self.table[bucket] = self.table[bucket] + 1 & _U64
 
     def bump_all(self) -> None:
         """Make every near entry of this owner stale."""
         # One slice assignment: a reader sees a bucket's old number or its new one.
-        self.table[:] = [generation + 1 for generation in self.table]
+        self.table[:] = array("Q", [number + 1 & _U64 for number in self.table])
 
 
 @final
@@ -57,15 +65,17 @@ class Tenure:
     """One ownership of one partition: the owner's counters, until it ends.
 
     Several tenures may share one table. The table may be a list or, for an owner
-    whose counters lie in shared memory, a memoryview.
+    whose counters lie in shared memory, a memoryview. `get` reads the owner's arena
+    where this process can see it, and is None where it cannot.
 
     `end` is confined to the driver thread; everything else is thread-safe.
     """
 
-    __slots__ = ("table",)
+    __slots__ = ("get", "table")
 
-    def __init__(self, table: Sequence[int]) -> None:
+    def __init__(self, table: Sequence[int], get: Get | None = None) -> None:
         self.table = table
+        self.get = get
 
     def __repr__(self) -> str:
         return f"<Tenure {'ended' if self.ended else 'standing'}>"
@@ -82,6 +92,7 @@ class Tenure:
     def end(self) -> None:
         """Make every stamp and near entry of this tenure stale, for ever."""
         self.table = _ENDED
+        self.get = None
 
 
 class Stamp(NamedTuple):

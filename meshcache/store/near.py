@@ -2,9 +2,9 @@
 
 A hit is a dict lookup, an expiry check, a generation check and a mark. It takes no
 lock and allocates nothing, so any thread may do it, and the memoizer spells it out
-in its own body instead of calling `Near.get`:
+in its own body instead of calling `Near.get`; `shelf` is its region's own:
 
-    entry = near.entries.get(key)
+    entry = shelf.entries.get(key)
     if (
         entry is not None
         and entry.expires > now
@@ -30,15 +30,15 @@ from __future__ import annotations
 
 from _thread import RLock
 from collections.abc import Hashable
-from contextlib import AbstractContextManager
-from typing import Any, Final, final
+from typing import Any, Final, Protocol, TypeAlias, final
 
 from meshcache.model import MISSING, Missing
 from meshcache.store.fifo import Queued
-from meshcache.store.generations import Stamp
-from meshcache.store.policy import ALIVE, VISITED_MAX, AdaptiveFifo
+from meshcache.store.generations import Stamp, Tenure
+from meshcache.store.policy import ALIVE, VISITED_MAX, AdaptiveFifo, Shelf
 
-__all__ = ["VISITED_MAX", "Near", "NearEntry"]
+__all__ = ["VISITED_MAX", "Near", "NearEntry", "NearShelf"]
+
 
 _STALE: Final = 1
 _ENDED: Final = float("-inf")
@@ -54,15 +54,27 @@ class NearEntry(Queued):
 
     __slots__ = ("bucket", "expires", "generation", "tenure", "value")
 
-    def __init__(
-        self, key: Hashable, value: object, expires: float, stamp: Stamp, weight: int
-    ) -> None:
-        self.key = key
-        self.weight = weight
-        self.visited = 0
-        self.value: Any = value
-        self.expires = expires
-        self.tenure, self.bucket, self.generation = stamp
+    # Set by `Near.put` alone; a constructor would double what making one takes.
+    value: Any
+    expires: float
+    tenure: Tenure
+    bucket: int
+    generation: int
+
+
+NearShelf: TypeAlias = Shelf[NearEntry]
+
+
+class Lock(Protocol):
+    """What `Near` asks of a lock; a thread that holds it may take it again."""
+
+    def acquire(self) -> bool: ...
+
+    def release(self) -> None: ...
+
+    def __enter__(self) -> bool: ...
+
+    def __exit__(self, *_: object) -> None: ...
 
 
 @final
@@ -91,7 +103,7 @@ class Near:
         max_entries: int,
         max_bytes: int,
         *,
-        lock: AbstractContextManager[Any] | None = None,
+        lock: Lock | None = None,
     ) -> None:
         if max_entries == 0:
             # Turned off: whatever comes is heavier than nothing, and refused.
@@ -105,13 +117,13 @@ class Near:
         )
         self.entries: Final = self._policy.entries
         self._max_bytes = max_bytes
-        self._lock = RLock() if lock is None else lock
+        self._lock: Any = RLock() if lock is None else lock
         self._busy = False
         self.puts = 0
         self.refused = 0
 
     def __len__(self) -> int:
-        return len(self.entries)
+        return len(self._policy)
 
     @property
     def evicted_unexpired(self) -> int:
@@ -133,9 +145,16 @@ class Near:
         """The weight of all entries."""
         return self._policy.weight
 
-    def get(self, key: Hashable, now: float) -> Any | Missing:
-        """Return the value of *key*, or `MISSING`."""
-        entry = self.entries.get(key)
+    def shelf(self, name: str) -> NearShelf:
+        """Return the shelf of that name: keys of their own, in the same room."""
+        with self._lock:
+            return self._policy.shelf(name)
+
+    def get(
+        self, key: Hashable, now: float, shelf: NearShelf | None = None
+    ) -> Any | Missing:
+        """Return the value of *key* on *shelf*, or `MISSING`."""
+        entry = (self.entries if shelf is None else shelf.entries).get(key)
         if (
             entry is None
             or entry.expires <= now
@@ -155,30 +174,43 @@ class Near:
         stamp: Stamp,
         weight: int,
         now: float,
+        shelf: NearShelf | None = None,
     ) -> None:
         """Keep *value*, which was read under *stamp*; not if that no longer stands."""
-        entry = NearEntry(key, value, expires, stamp, weight)
-        with self._lock:
+        entry = NearEntry()
+        entry.key = key
+        entry.weight = weight
+        entry.visited = 0
+        entry.value = value
+        entry.expires = expires
+        entry.tenure, entry.bucket, entry.generation = stamp
+        # Bare calls: `with` takes twice as long, and this is on the path of every read
+        # that is not answered near.
+        self._lock.acquire()
+        try:
             if self._busy:
                 return
             self._busy = True
             try:
-                self._put(entry, stamp, now)
+                self._put(entry, now, shelf)
             except BaseException:
                 self._policy.clear()
                 raise
             finally:
                 self._busy = False
+        finally:
+            self._lock.release()
 
-    def discard(self, key: Hashable) -> None:
+    def discard(self, key: Hashable, shelf: NearShelf | None = None) -> None:
         """Forget *key*, if it is here."""
         with self._lock:
             if self._busy:
-                self._end(self.entries.get(key))
+                entries = self.entries if shelf is None else shelf.entries
+                self._end(entries.get(key))
                 return
             self._busy = True
             try:
-                self._policy.remove(key)
+                self._policy.remove(key, shelf)
             except BaseException:
                 self._policy.clear()
                 raise
@@ -189,8 +221,9 @@ class Near:
         """Forget everything."""
         with self._lock:
             if self._busy:
-                for entry in list(self.entries.values()):
-                    self._end(entry)
+                for shelf in self._policy.shelves():
+                    for entry in list(shelf.entries.values()):
+                        self._end(entry)
                 return
             self._busy = True
             try:
@@ -198,14 +231,19 @@ class Near:
             finally:
                 self._busy = False
 
-    def _put(self, entry: NearEntry, stamp: Stamp, now: float) -> None:
-        if _judge(entry, now) or entry.weight > self._max_bytes:
+    def _put(self, entry: NearEntry, now: float, shelf: NearShelf | None) -> None:
+        policy = self._policy
+        if shelf is not None and shelf.policy is not policy:
+            # The caller's region has moved to another node meanwhile.
+            shelf = policy.shelf(shelf.name)
+        stands = entry.tenure.table[entry.bucket] == entry.generation
+        if not stands or entry.expires <= now or entry.weight > self._max_bytes:
             self.refused += 1
-            if stamp.stands:
+            if stands:
                 # It is newer than what is here, though it cannot be kept itself.
-                self._policy.remove(entry.key)
+                policy.remove(entry.key, shelf)
             return
-        self._policy.store(entry, now)
+        policy.store(entry, now, shelf)
         self.puts += 1
 
     @staticmethod
@@ -215,5 +253,6 @@ class Near:
 
 
 def _judge(entry: NearEntry, now: float) -> int:
-    stale = entry.tenure.table[entry.bucket] != entry.generation
-    return _STALE if stale or entry.expires <= now else ALIVE
+    if entry.expires <= now or entry.tenure.table[entry.bucket] != entry.generation:
+        return _STALE
+    return ALIVE

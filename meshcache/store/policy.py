@@ -25,11 +25,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable
 from typing import Any, Final, Generic, TypeVar, final
+from weakref import WeakValueDictionary
 
 from meshcache.store.fifo import Fifo, Queued
-from meshcache.store.ghosts import Ghosts, fingerprint, table_bytes
+from meshcache.store.ghosts import Ghosts, table_bytes
 
-__all__ = ["ALIVE", "VISITED_MAX", "AdaptiveFifo"]
+__all__ = ["ALIVE", "VISITED_MAX", "AdaptiveFifo", "Shelf"]
 
 ALIVE: Final = 0
 """The verdict on an entry that may still be used."""
@@ -47,18 +48,36 @@ _CHANCES_MAX: Final = 1000
 """Entries that one newcomer may spare before it evicts read ones too: without a
 bound, one insertion after a busy time would walk all of main three times."""
 
-_MAIN_GHOSTS: Final = 0.5
-"""Ghosts kept of main, per entry in the cache; of small it is one."""
+_MAIN_GHOSTS_SHIFT: Final = 1
+"""Ghosts kept of main: a half for each entry in the cache; of small it is one."""
 
 EntryT = TypeVar("EntryT", bound=Queued)
 
 
 @final
-class AdaptiveFifo(Generic[EntryT]):
-    """The entries of one cache, by key, within a number and a weight.
+class Shelf(Generic[EntryT]):
+    """Some of a cache's entries, with keys of their own; room is of the whole cache.
 
-    `entries` may be read by any thread at any time; a reader raises `visited` up to
-    `VISITED_MAX`. The methods are for one writer at a time.
+    So a reader that knows its shelf finds an entry by a plain key, where one dict for
+    all would need a tuple made and hashed at each look. One without a policy is empty
+    for ever.
+    """
+
+    __slots__ = ("__weakref__", "entries", "name", "policy")
+
+    def __init__(self, name: str, policy: AdaptiveFifo[EntryT] | None = None) -> None:
+        self.name: Final = name
+        self.policy: Final = policy
+        self.entries: Final[dict[Hashable, EntryT]] = {}
+
+
+@final
+class AdaptiveFifo(Generic[EntryT]):
+    """The entries of one cache, by shelf and key, within a number and a weight.
+
+    A shelf's `entries` may be read by any thread at any time; a reader raises
+    `visited` up to `VISITED_MAX`. The methods are for one writer at a time. There is
+    always one shelf without a name; `entries` is what lies there.
 
     `evicted` counts what left for room, and `ghost_hits` newcomers that had done so
     not long before. `dropped` counts by verdict: the living that left for room, and
@@ -83,6 +102,8 @@ class AdaptiveFifo(Generic[EntryT]):
         "_max_entries",
         "_max_weight",
         "_share",
+        "_shelf",
+        "_shelves",
         "_small",
         "_small_entries",
         "_small_weight",
@@ -102,7 +123,10 @@ class AdaptiveFifo(Generic[EntryT]):
         verdicts: int,
     ) -> None:
         assert max_entries >= 1
-        self.entries: Final[dict[Hashable, EntryT]] = {}
+        # Weak, so that a shelf is forgotten with its last entry and its last reader.
+        self._shelves: WeakValueDictionary[str, Shelf[EntryT]] = WeakValueDictionary()
+        self._shelf = self.shelf("")
+        self.entries: Final = self._shelf.entries
         self.dropped: Final = [0] * verdicts
         self.evicted = 0
         self.ghost_hits = 0
@@ -112,10 +136,13 @@ class AdaptiveFifo(Generic[EntryT]):
         self._small = Fifo()
         self._main = Fifo()
         self._ghosts_small = Ghosts(ghosts)
-        self._ghosts_main = Ghosts(int(ghosts * _MAIN_GHOSTS))
+        self._ghosts_main = Ghosts(ghosts >> _MAIN_GHOSTS_SHIFT)
         self._filling = True
         self._cursor: Any = self._small  # An entry, or one of the queues.
         self._set_share(_SMALL_START)
+
+    def __len__(self) -> int:
+        return self._small.count + self._main.count
 
     @property
     def weight(self) -> int:
@@ -125,38 +152,63 @@ class AdaptiveFifo(Generic[EntryT]):
     @staticmethod
     def overhead(ghosts: int) -> int:
         """Return what the memory of about *ghosts* evicted keys takes, in bytes."""
-        return table_bytes(ghosts) + table_bytes(int(ghosts * _MAIN_GHOSTS))
+        return table_bytes(ghosts) + table_bytes(ghosts >> _MAIN_GHOSTS_SHIFT)
 
-    def store(self, entry: EntryT, now: float) -> None:
-        """Keep *entry*, in the place of the one with the same key if there is one."""
-        assert entry.weight <= self._max_weight
-        old = self.entries.get(entry.key)
-        if old is None:
-            self._admit(entry, now)
-            return
-        self._make_room(entry.weight - old.weight, 0, now)
-        if self.entries.get(entry.key) is not old:
-            # The old one was evicted to make room for the new.
-            self._admit(entry, now)
-            return
-        if (verdict := self._judge(old, now)) != ALIVE:
-            self.dropped[verdict] += 1
-        self._replace(old, entry)
+    def shelf(self, name: str) -> Shelf[EntryT]:
+        """Return the shelf of that name. It exists as long as somebody holds it."""
+        found = self._shelves.get(name)
+        if found is None:
+            found = self._shelves[name] = Shelf(name, self)
+        return found
 
-    def remove(self, key: Hashable) -> EntryT | None:
+    def store(
+        self, entry: EntryT, now: float, shelf: Shelf[EntryT] | None = None
+    ) -> None:
+        """Keep *entry*, in the place of the one with the same key if there is one.
+
+        This is written out, down to the queue's links, because it is on the path of
+        every read that is not answered near.
+        """
+        weight, small, main = entry.weight, self._small, self._main
+        assert weight <= self._max_weight
+        entry.shelf = shelf = self._shelf if shelf is None else shelf
+        old = shelf.entries.get(entry.key)
+        if old is not None and self._renew(old, entry, now):
+            return
+        known = not self._filling and self._recall(hash((shelf.name, entry.key)))
+        self._make_room(weight, 1, now)
+        if known or (self._filling and self._small_is_full(weight, 1)):
+            queue = main
+        else:
+            queue = small
+        entry.older = last = queue.older
+        entry.newer = entry.queue = queue
+        last.newer = queue.older = entry
+        queue.count += 1
+        queue.weight += weight
+        shelf.entries[entry.key] = entry
+
+    def remove(
+        self, key: Hashable, shelf: Shelf[EntryT] | None = None
+    ) -> EntryT | None:
         """Let the entry of *key* go, without a ghost; return it."""
-        entry = self.entries.pop(key, None)
+        entry = (self._shelf if shelf is None else shelf).entries.pop(key, None)
         if entry is not None:
             self._unlink(entry)
         return entry
 
     def clear(self) -> None:
         """Let every entry go and fill as if for the first time."""
-        self.entries.clear()
+        for shelf in self.shelves():
+            shelf.entries.clear()
         self._small.clear()
         self._main.clear()
         self._cursor = self._small
         self._filling = True
+
+    def shelves(self) -> list[Shelf[EntryT]]:
+        """Return all shelves on which an entry may lie."""
+        return list(self._shelves.values())
 
     def sweep(self, now: float, limit: int) -> int:
         """Look at the next *limit* entries and drop the dead; return how many.
@@ -166,7 +218,7 @@ class AdaptiveFifo(Generic[EntryT]):
         """
         dropped = 0
         # Two steps of a lap are over the queues themselves.
-        for _ in range(min(limit, len(self.entries) + 2)):
+        for _ in range(min(limit, len(self) + 2)):
             node = self._cursor
             if node is self._small:
                 self._cursor = self._main.older
@@ -177,30 +229,32 @@ class AdaptiveFifo(Generic[EntryT]):
                 dropped += self._drop_if_dead(node, now)
         return dropped
 
-    def _admit(self, entry: EntryT, now: float) -> None:
-        known = not self._filling and self._recall(entry.key)
-        self._make_room(entry.weight, 1, now)
-        if known or (self._filling and self._small_is_full(entry.weight, 1)):
-            self._main.push(entry)
-        else:
-            self._small.push(entry)
-        self.entries[entry.key] = entry
+    def _renew(self, old: EntryT, new: EntryT, now: float) -> bool:
+        """Put *new* where *old* is; return False if there is no room but by its going.
 
-    def _replace(self, old: EntryT, new: EntryT) -> None:
+        What has then to be done is what is done with a newcomer.
+        """
+        self._make_room(new.weight - old.weight, 0, now)
+        entries = old.shelf.entries
+        if entries.get(old.key) is not old:
+            return False
+        if (verdict := self._judge(old, now)) != ALIVE:
+            self.dropped[verdict] += 1
         new.visited = old.visited
         old.queue.replace(old, new)
         if self._cursor is old:
             self._cursor = new
-        self.entries[new.key] = new
+        entries[new.key] = new
+        return True
 
-    def _recall(self, key: Hashable) -> bool:
-        """Return whether *key* left a ghost, and learn from which queue it came."""
-        mark, count = fingerprint(hash(key)), len(self.entries)
+    def _recall(self, hashed: int) -> bool:
+        """Return whether a key left a ghost, and learn from which queue it came."""
+        count = self._small.count + self._main.count
         small, main = self._ghosts_small, self._ghosts_main
-        if small.take(mark, count):
+        if small.take(hashed, count):
             step = main.population / (small.population + 1)
             share = self._share + min(_STEP_MAX, max(1.0, step)) / count
-        elif main.take(mark, int(count * _MAIN_GHOSTS)):
+        elif main.take(hashed, count >> _MAIN_GHOSTS_SHIFT):
             step = small.population / (main.population + 1)
             share = self._share - min(_STEP_MAX, max(1.0, step)) / count
         else:
@@ -224,47 +278,54 @@ class AdaptiveFifo(Generic[EntryT]):
 
     def _make_room(self, weight: int, count: int, now: float) -> None:
         """Evict until *weight* and *count* more will fit."""
-        entries, small, main = self.entries, self._small, self._main
+        small, main, judge = self._small, self._main, self._judge
+        over = small.count + main.count + count - self._max_entries
+        over_weight = small.weight + main.weight + weight - self._max_weight
         chances = _CHANCES_MAX
-        while (
-            small.weight + main.weight + weight > self._max_weight
-            or len(entries) + count > self._max_entries
-        ):
+        while over > 0 or over_weight > 0:
             self._filling = False
-            if small.count and (not main.count or self._small_is_full(weight, count)):
-                entry = small.newer
+            if small.count and (
+                small.count + count > self._small_entries
+                or small.weight + weight > self._small_weight
+                or not main.count
+            ):
+                entry, promoted_at = small.newer, _PROMOTED_AT
             else:
-                entry = main.newer
-            verdict = self._judge(entry, now)
-            if verdict == ALIVE and chances and self._spare(entry):
+                entry, promoted_at = main.newer, 1
+            verdict = judge(entry, now)
+            if verdict == ALIVE and entry.visited >= promoted_at and chances:
                 chances -= 1
+                self._spare(entry)
                 continue
-            if verdict == ALIVE:
-                self._leave_ghost(entry)
-            self.evicted += 1
-            self._drop(entry, verdict)
+            over -= 1
+            over_weight -= entry.weight
+            self._evict(entry, verdict)
 
-    def _spare(self, entry: EntryT) -> bool:
-        """Give the oldest of a queue another round in main, if readers earned it."""
-        visited = entry.visited
-        if entry.queue is self._small:
-            if visited < _PROMOTED_AT:
-                return False
-            entry.visited = 0
-        else:
-            if not visited:
-                return False
-            entry.visited = visited - 1
+    def _spare(self, entry: EntryT) -> None:
+        """Give the oldest of a queue another round in main, as readers earned it."""
+        entry.visited = 0 if entry.queue is self._small else entry.visited - 1
         self._unlink(entry)
         self._main.push(entry)
-        return True
 
-    def _leave_ghost(self, entry: EntryT) -> None:
-        mark, count = fingerprint(hash(entry.key)), len(self.entries)
-        if entry.queue is self._small:
-            self._ghosts_small.add(mark, count)
-        else:
-            self._ghosts_main.add(mark, int(count * _MAIN_GHOSTS))
+    def _evict(self, entry: EntryT, verdict: int) -> None:
+        """Let the oldest of a queue go for room; remember its key if it was alive."""
+        key, shelf, queue, newer = entry.key, entry.shelf, entry.queue, entry.newer
+        if verdict == ALIVE:
+            hashed = hash((shelf.name, key))
+            if queue is self._small:
+                self._ghosts_small.add(hashed, queue.count + self._main.count)
+            else:
+                reach = queue.count + self._small.count >> _MAIN_GHOSTS_SHIFT
+                self._ghosts_main.add(hashed, reach)
+        if self._cursor is entry:
+            self._cursor = queue
+        del shelf.entries[key]
+        queue.newer = newer
+        newer.older = queue
+        queue.count -= 1
+        queue.weight -= entry.weight
+        self.evicted += 1
+        self.dropped[verdict] += 1
 
     def _drop_if_dead(self, entry: EntryT, now: float) -> bool:
         verdict = self._judge(entry, now)
@@ -274,11 +335,16 @@ class AdaptiveFifo(Generic[EntryT]):
         return True
 
     def _drop(self, entry: EntryT, verdict: int) -> None:
-        del self.entries[entry.key]
+        del entry.shelf.entries[entry.key]
         self._unlink(entry)
         self.dropped[verdict] += 1
 
     def _unlink(self, entry: EntryT) -> None:
+        older, newer = entry.older, entry.newer
         if self._cursor is entry:
-            self._cursor = entry.older
-        entry.queue.take(entry)
+            self._cursor = older
+        older.newer = newer
+        newer.older = older
+        queue = entry.queue
+        queue.count -= 1
+        queue.weight -= entry.weight

@@ -204,6 +204,18 @@ def test_what_a_finalizer_discards_is_not_found_again(near, tenure):
     assert MISSING is near.get("other", 0.0)
 
 
+def test_what_is_put_on_the_shelf_of_another_cache_stays_in_this_one(near, tenure):
+    other = Near(MAX_ENTRIES, MAX_BYTES)
+    kept = {"expires": 1.0, "stamp": tenure.stamp(3), "weight": 1, "now": 0.0}
+
+    near.put("key", "value", **kept, shelf=other.shelf("region"))
+
+    assert "value" == near.get("key", 0.0, near.shelf("region"))
+    assert MISSING is other.get("key", 0.0, other.shelf("region"))
+    assert MISSING is near.get("key", 0.0)
+    assert (1, 0) == (len(near), len(other))
+
+
 def test_an_exception_in_the_middle_of_a_put_leaves_an_empty_cache(near, tenure):
     class Stop:
         """A time that interrupts whoever compares it, as a signal would."""

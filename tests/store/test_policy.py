@@ -1,11 +1,11 @@
 from __future__ import annotations
 
+import gc
 from random import Random
 
 import pytest
 
 from meshcache.store.fifo import Queued
-from meshcache.store.ghosts import fingerprint
 from meshcache.store.policy import ALIVE, VISITED_MAX, AdaptiveFifo
 
 DEAD = 1
@@ -112,7 +112,7 @@ def test_a_ghost_of_small_lets_small_grow_and_one_of_main_lets_it_shrink():
 
     assert start < grown
 
-    policy._ghosts_main.add(fingerprint(hash("ghost")), 50)
+    policy._ghosts_main.add(hash(("", "ghost")), 50)
     ask(policy, "ghost")
 
     assert grown > policy._share
@@ -257,3 +257,82 @@ def test_both_bounds_hold_and_the_books_balance(seed):
             assert len(policy.entries) <= 50
             assert policy.weight == sum(thing.weight for thing in things) <= 1000
             assert policy._small.count + policy._main.count == len(things)
+
+
+def test_shelves_keep_their_keys_apart_and_share_the_room():
+    policy = make(max_entries=10)
+    left, right = policy.shelf("left"), policy.shelf("right")
+    policy.store(Thing("key"), 0.0, right)
+    policy.store(Thing("key"), 0.0, left)
+
+    assert left.entries["key"] is not right.entries["key"]
+    assert 2 == len(policy)
+
+    policy.remove("key", left)
+
+    assert {} == left.entries
+    assert ["key"] == list(right.entries)
+
+    for key in range(10):
+        policy.store(Thing(key), 0.0, left)
+
+    assert {} == right.entries
+    assert 10 == len(policy)
+
+
+def test_a_ghost_is_of_its_shelf():
+    policy = make(max_entries=10)
+    left, right = policy.shelf("left"), policy.shelf("right")
+    for key in range(12):
+        policy.store(Thing(key), 0.0, left)
+    gone = next(key for key in range(12) if key not in left.entries)
+
+    policy.store(Thing(gone), 0.0, right)
+
+    assert 0 == policy.ghost_hits
+
+    policy.store(Thing(gone), 0.0, left)
+
+    assert 1 == policy.ghost_hits
+
+
+def test_a_shelf_lives_as_long_as_a_reader_or_an_entry_of_it():
+    policy = make()
+    shelf = policy.shelf("kept")
+    policy.store(Thing("key"), 0.0, shelf)
+    entries = shelf.entries
+    del shelf
+    gc.collect()
+
+    assert policy.shelf("kept").entries is entries
+
+    policy.clear()
+    gc.collect()
+
+    assert policy.shelf("kept").entries is not entries
+
+
+def test_clearing_empties_every_shelf():
+    policy = make()
+    shelf = policy.shelf("other")
+    policy.store(Thing("key"), 0.0, shelf)
+    policy.store(Thing("key"), 0.0)
+
+    policy.clear()
+
+    assert {} == shelf.entries
+    assert {} == policy.entries
+    assert 0 == len(policy)
+
+
+def test_a_sweep_goes_on_where_its_next_entry_was_evicted_meanwhile():
+    policy = make(max_entries=10)
+    for key in range(10):
+        policy.store(Thing(key, expires=5.0), 0.0)
+    # Both queues themselves, and the nine of main: the one of small is next.
+    policy.sweep(0.0, 11)
+    policy.store(Thing("new", expires=5.0), 0.0)
+
+    assert 0 not in policy.entries
+    assert 10 == policy.sweep(6.0, 100)
+    assert 0 == len(policy)
