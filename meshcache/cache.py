@@ -23,6 +23,7 @@ from typing import (
     overload,
 )
 
+from meshcache.answers import checked
 from meshcache.codec.messages import Status, Verb
 from meshcache.codec.values import Codec, MsgpackCodec, codec
 from meshcache.engine.ops import LoadKey, Unreached
@@ -134,7 +135,7 @@ class Cache:
         """
         region = self.region
         runtime = region.runtime or region.bind()
-        found = region.near(runtime, key)
+        found = region.local(runtime, key)
         if found is not MISSING:
             return found
         return run(runtime, region.get(runtime, key, default))
@@ -143,7 +144,7 @@ class Cache:
         """Return the value stored under *key*, else *default*; see `get`."""
         region = self.region
         runtime = region.runtime or region.bind()
-        found = region.near(runtime, key)
+        found = region.local(runtime, key)
         if found is not MISSING:
             return found
         return await arun(runtime, region.get(runtime, key, default))
@@ -200,7 +201,7 @@ class Cache:
             SerializationError: the value would not come back the same.
         """
         runtime = self.region.runtime or self.region.bind()
-        value: Value = self.region.near(runtime, key)
+        value: Value = self.region.local(runtime, key)
         if value is not MISSING:
             return value
         loaded: Value = run(
@@ -240,7 +241,7 @@ class Cache:
         coroutine that takes longer than *load_timeout* is cancelled.
         """
         runtime = self.region.runtime or self.region.bind()
-        value = self.region.near(runtime, key)
+        value = self.region.local(runtime, key)
         if value is not MISSING:
             return value
         return await arun(runtime, self._load(runtime, key, loader, ttl, load_timeout))
@@ -512,8 +513,8 @@ class Cache:
         region = self.region
         items = [region.item(runtime, key, b"", 0) for key in keys]
         results = yield from region.write(runtime, Verb.DELETE, items)
-        checked = [region.checked(i, r) for i, r in zip(items, results, strict=True)]
-        return sum(result.status is Status.HIT for result in checked)
+        pairs = zip(items, results, strict=True)
+        return sum(checked(item, one).status is Status.HIT for item, one in pairs)
 
     def clear(self) -> None:
         """Forget everything in this cache, its memoized functions' values included.

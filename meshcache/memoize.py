@@ -57,10 +57,10 @@ _IS_PLAIN: Final = (
 # A memoized function whose near hit is written out, in the signature of the function
 # itself: so the interpreter names the arguments and applies defaults, which it does
 # faster than `*args` are looked through. The budget is in tests/benchmarks. It takes
-# no lock and allocates one tuple, two with several arguments.
+# no lock and allocates nothing, with several arguments a tuple.
 _FUNCTION: Final = """\
     if {plain}:
-        _mesh_entry = _mesh_region.entries.get((_mesh_identity, {near_key}))
+        _mesh_entry = _mesh_region.entries.get({near_key})
         if (
             _mesh_entry is not None
             and _mesh_entry.tenure.table[_mesh_entry.bucket] == _mesh_entry.generation
@@ -123,10 +123,7 @@ class Memo:
         if runtime is None:
             return MISSING
         near_key = self.near_key_of(args, kwargs, self.binder.bind(*args, **kwargs))
-        found = runtime.near.get((self.region.id, near_key), monotonic())
-        if found is not MISSING:
-            self.region.tally.near()
-        return found
+        return self.region.held(runtime, near_key)
 
     def _key(self, args: Bound, kwargs: dict[str, Any], bound: Bound) -> bytes:
         make = self._settings.key
@@ -243,9 +240,8 @@ class Memo:
     def info(self) -> CacheInfo:
         """Return what `cache_info` reports."""
         counts, now = self.region.tally.as_dict(), monotonic()
-        runtime, identity = self.region.runtime, self.region.id
-        near = list(self.region.entries.items())
-        mine = [e for k, e in near if isinstance(k, tuple) and k[0] == identity]
+        runtime = self.region.runtime
+        mine = list(self.region.entries.values())
         return CacheInfo(
             counts["near"] + counts["host"] + counts["peer"],
             counts["fill"] + counts["local"] + counts["raised"],
@@ -290,7 +286,6 @@ def _wrapper(memo: Memo) -> Callable[..., Any]:
     )
     scope = {
         "region": memo.region,
-        "identity": memo.region.id,
         "now": monotonic,
         "visited_max": VISITED_MAX,
         "hit": memo.region.tally.near,

@@ -258,7 +258,11 @@ class Node:
         end = monotonic() + timeout
         while (left := end - monotonic()) > 0:
             with runtime.news:
-                settled = runtime.news.wait_for(lambda: _settled(runtime, peers), left)
+                # Not all that is waited for is told: entries arrive without news.
+                patience = min(left, AGREE_INTERVAL)
+                settled = runtime.news.wait_for(
+                    lambda: _settled(runtime, peers), patience
+                )
             if settled and _agreed(runtime):
                 return self
             with runtime.news:
@@ -312,8 +316,10 @@ class Node:
         runtime = self._need()
         full = full_key(cache, key)
         hashed = key_hash(full)
-        _, outcome = runtime.ask(GetKeys(((full, hashed),)))
-        got = outcome.found[0] if isinstance(outcome, Results) else None
+        got = _on_host(runtime, full, hashed)
+        if got is None:
+            _, outcome = runtime.ask(GetKeys(((full, hashed),)))
+            got = outcome.found[0] if isinstance(outcome, Results) else None
         return _explain(cache, key, self.table().owner_of(hashed), hashed, got)
 
     def stats(self) -> dict[str, Any]:
@@ -393,12 +399,22 @@ def _settled(runtime: Runtime, peers: int) -> bool:
     # A sibling that is known to be gone is in the directory for a moment longer.
     gone = {m.address for m in members if m.state >= State.DEAD}
     met = runtime.siblings - gone <= alive
-    return met and len(alive) > peers and counted == owners
+    settled = runtime.engine.settled
+    return met and settled and len(alive) > peers and counted == owners
 
 
 def _agreed(runtime: Runtime) -> bool:
     _, outcome = runtime.ask(AskTables())
     return isinstance(outcome, Tables) and len(set(outcome.epochs)) == 1
+
+
+def _on_host(runtime: Runtime, full: bytes, hashed: int) -> Got | None:
+    """Return what an arena of this host has of a key."""
+    get = runtime.tenures[partition_of(hashed)].get
+    entry = None if get is None else get(full, hashed, monotonic())
+    if entry is None:
+        return None
+    return Got(entry.value, entry.expires, entry.version, Tier.HOST, None)
 
 
 def _explain(

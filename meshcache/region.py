@@ -18,10 +18,14 @@ from sys import intern
 from typing import Any, Final, NamedTuple, TypeAlias, final
 
 from meshcache import default
+from meshcache.answers import checked, not_kept, unreached
+from meshcache.answers import found as found_in
+from meshcache.answers import results as results_in
 from meshcache.clock import NEVER, monotonic
 from meshcache.codec.keys import encode_key
-from meshcache.codec.messages import NO_EXPIRY, Item, Status, Verb
+from meshcache.codec.messages import NO_EXPIRY, Item, Verb
 from meshcache.codec.values import BytesCodec, Codec, JsonCodec, MsgpackCodec
+from meshcache.config import Config
 from meshcache.engine.ops import (
     ClearCache,
     Deliver,
@@ -31,27 +35,21 @@ from meshcache.engine.ops import (
     Granted,
     LoadKey,
     Raised,
-    Results,
-    Tier,
     TimedOut,
     Unreached,
     WriteKeys,
     WriteResult,
-    WriteResults,
 )
 from meshcache.errors import (
     ConfigError,
     KeyRefused,
     LoadTimeout,
     NodeClosed,
-    NotANumber,
-    PeerTimeout,
-    PeerUnavailable,
     RecursiveLoad,
     SerializationError,
     ValueTooLarge,
 )
-from meshcache.hashing import key_hash
+from meshcache.hashing import bucket_of, key_hash, partition_of
 from meshcache.model import MISSING, Unset
 from meshcache.node import Node, NodeState
 from meshcache.runtime.chain import MAX_DEPTH
@@ -60,7 +58,8 @@ from meshcache.runtime.loaders import Loader
 from meshcache.runtime.runtime import Runtime
 from meshcache.runtime.steps import Answer, RunHere, Steps
 from meshcache.runtime.tally import Tally
-from meshcache.store.near import NearEntry
+from meshcache.store.generations import Stamp
+from meshcache.store.near import VISITED_MAX, NearEntry, NearShelf
 from meshcache.times import Ttl, checked_ttl
 
 __all__ = ["MAX_KEY", "Home", "Region", "Wanted"]
@@ -78,7 +77,6 @@ ALONE_TIMEOUT: Final = 3600.0
 _PLAIN: Final = frozenset({str, int})
 
 _ids: Final = count(1)
-_numbers: Final = MsgpackCodec()
 
 
 class Wanted(NamedTuple):
@@ -123,7 +121,10 @@ class Region:
         self.runtime: Runtime | None = None
         # The runtime's near entries, or none: what a memoized call looks at first.
         self.entries: dict[Hashable, NearEntry] = {}
+        # Never none: a put that outlives the node must not lose its region's name.
+        self._shelf = NearShelf(self.id)
         self._home = home
+        self._keeps = 0.0
         self.prefix: Final = name.encode() + b"\0"
         self._random = random.Random()
         self._loader: Loader | None = None
@@ -171,7 +172,17 @@ class Region:
     def rebind(self, runtime: Runtime | None) -> None:
         """Use *runtime* from now on; None is to ask the node at the next use."""
         self.runtime = runtime
-        self.entries = {} if runtime is None else runtime.near.entries
+        shelf = NearShelf(self.id) if runtime is None else runtime.near.shelf(self.id)
+        self._shelf = shelf
+        self.entries = shelf.entries
+        self._keeps = 0.0 if runtime is None else self._near_seconds(runtime.config)
+
+    def _near_seconds(self, config: Config) -> float:
+        """Return for how long this process may keep what it reads; 0 for not at all."""
+        if not config.near_entries or not config.near_bytes:
+            return 0.0
+        most = config.near_ttl
+        return most if self.near_ttl is None else min(self.near_ttl, most)
 
     def register(self, loader: Loader) -> None:
         """Let peers have *loader* run in this process, once the node runs.
@@ -187,11 +198,71 @@ class Region:
 
     # --- reading -----------------------------------------------------------------
 
-    def near(self, runtime: Runtime | None, key: object) -> Any:
-        """Return what this process holds decoded, or MISSING."""
+    def local(self, runtime: Runtime | None, key: object) -> Any:
+        """Return what this process or this host's shared memory holds, or MISSING.
+
+        The hot path of every read: near, then the owner's arena if it lies on this
+        host, written out in one piece. Its budget is in tests/benchmarks.
+        """
         if runtime is None:
             return MISSING
-        found = runtime.near.get((self.id, self.near_key(key)), monotonic())
+        kind = type(key)
+        encoded = None if kind is str or kind is int else encode_key(key)
+        near_key = key if encoded is None else encoded
+        now = monotonic()
+        entry = self.entries.get(near_key)
+        if (
+            entry is not None
+            and entry.tenure.table[entry.bucket] == entry.generation
+            and entry.expires > now
+        ):
+            if entry.visited < VISITED_MAX:
+                entry.visited += 1
+            self.tally.near()
+            return entry.value
+        full = self.prefix + (encode_key(key) if encoded is None else encoded)
+        return self._host(runtime, near_key, full, key_hash(full), now)
+
+    def _host(
+        self, runtime: Runtime, near_key: object, full: bytes, hashed: int, now: float
+    ) -> Any:
+        tenure = runtime.tenures[partition_of(hashed)]
+        get = tenure.get
+        if get is None:
+            return MISSING
+        bucket = bucket_of(hashed)
+        generation = tenure.table[bucket]  # Before the read: see `Stamp`.
+        found = get(full, hashed, now)
+        if found is None:
+            return MISSING
+        encoded, _, expires = found
+        # Another version of the application may have stored it, with another codec.
+        try:
+            value = self.codec.decode(encoded)
+        except SerializationError:
+            return MISSING
+        self.tally.host()
+        near_ttl = self._keeps
+        if near_ttl:
+            until = now + near_ttl
+            runtime.near.put(
+                near_key,
+                value,
+                expires=min(expires, until),
+                stamp=Stamp(tenure, bucket, generation),
+                weight=len(encoded),
+                now=now,
+                shelf=self._shelf,
+            )
+        return value
+
+    def near(self, runtime: Runtime | None, key: object) -> Any:
+        """Return what this process holds decoded, or MISSING."""
+        return MISSING if runtime is None else self.held(runtime, self.near_key(key))
+
+    def held(self, runtime: Runtime, near_key: object) -> Any:
+        """Return what this process holds decoded by its near key, or MISSING."""
+        found = runtime.near.get(near_key, monotonic(), self._shelf)
         if found is not MISSING:
             self.tally.near()
         return found
@@ -201,14 +272,8 @@ class Region:
         return key if type(key) in _PLAIN else encode_key(key)
 
     def host(self, runtime: Runtime, near_key: object, full: bytes, hashed: int) -> Any:
-        """Return what this node's own range holds, decoded, or MISSING."""
-        engine = runtime.engine
-        stamp = engine.ranges.stamp(hashed)
-        entry = engine.store.get(full, hashed, monotonic())
-        if entry is None:
-            return MISSING
-        got = Got(entry.value, entry.expires, entry.version, Tier.HOST, stamp)
-        return self.take(runtime, near_key, got)
+        """Return what an arena of this host holds, decoded, or MISSING."""
+        return self._host(runtime, near_key, full, hashed, monotonic())
 
     def take(self, runtime: Runtime, near_key: object, got: Got) -> Any:
         """Decode, count and keep near what was found, or return MISSING."""
@@ -226,17 +291,16 @@ class Region:
     ) -> None:
         if got.stamp is None:
             return
-        most = runtime.config.near_ttl
-        near_ttl = most if self.near_ttl is None else min(self.near_ttl, most)
-        if near_ttl > 0:
+        if self._keeps:
             now = monotonic()
             runtime.near.put(
-                (self.id, near_key),
+                near_key,
                 value,
-                expires=min(got.expires, now + near_ttl),
+                expires=min(got.expires, now + self._keeps),
                 stamp=got.stamp,
                 weight=len(got.value),
                 now=now,
+                shelf=self._shelf,
             )
 
     def get(self, runtime: Runtime | None, key: object, missing: Any) -> Steps[Any]:
@@ -256,7 +320,7 @@ class Region:
             if value is not MISSING:
                 return value
             answer: Answer = yield GetKeys(((full, hashed),))
-            got = _found(answer, 1)[0]
+            got = found_in(answer, 1)[0]
             value = MISSING if got is None else self.take(runtime, near_key, got)
         if value is MISSING:
             self.tally.miss()
@@ -284,7 +348,7 @@ class Region:
                 values[key] = found
         if asked and runtime is not None:
             answer: Answer = yield GetKeys(tuple(full for _, full in asked))
-            for (key, _), got in zip(asked, _found(answer, len(asked)), strict=True):
+            for (key, _), got in zip(asked, found_in(answer, len(asked)), strict=True):
                 if got is not None:
                     found = self.take(runtime, self.near_key(key), got)
                     if found is not MISSING:
@@ -308,11 +372,14 @@ class Region:
 
     def contains(self, runtime: Runtime | None, key: object) -> Steps[bool]:
         """Return whether something is stored under *key*."""
-        full = self.full(runtime, key)
+        full, hashed = self.full(runtime, key)
         if runtime is None:
             return False
-        answer: Answer = yield GetKeys((full,))
-        return _found(answer, 1)[0] is not None
+        get = runtime.tenures[partition_of(hashed)].get
+        if get is not None and get(full, hashed, monotonic()) is not None:
+            return True
+        answer: Answer = yield GetKeys(((full, hashed),))
+        return found_in(answer, 1)[0] is not None
 
     # --- loading -----------------------------------------------------------------
 
@@ -423,17 +490,21 @@ class Region:
         """
         if runtime is None:
             self._check_disabled(verb.name.lower())
-            return tuple(_not_kept(verb, item) for item in items)
+            return tuple(not_kept(verb, item) for item in items)
         hashed = tuple((item, key_hash(item.key)) for item in items)
         answer: Answer = yield WriteKeys(verb, hashed)
-        return _results(answer, len(items))
+        return results_in(answer, len(items))
 
     def write_one(
         self, runtime: Runtime | None, verb: Verb, item: Item
     ) -> Steps[WriteResult]:
         """Do one write of one item, or raise what kept it from being done."""
+        if runtime is not None:
+            done = runtime.write_here(verb, item, key_hash(item.key))
+            if done is not None:
+                return checked(item, done)
         results = yield from self.write(runtime, verb, [item])
-        return self.checked(item, results[0])
+        return checked(item, results[0])
 
     def clear(self, runtime: Runtime | None) -> Steps[None]:
         """Forget the region and its parts, on every member.
@@ -445,32 +516,16 @@ class Region:
             self._check_disabled("clear")
             return
         answer: Answer = yield ClearCache(self.name)
-        results = _results(answer, 1)
-        unreached = [r for r in results if isinstance(r, Unreached)]
-        if unreached:
-            where = ", ".join(r.address for r in unreached)
-            raise _unreached(f"clear of {self.name!r} at {where}", unreached[0])
+        results = results_in(answer, 1)
+        missed = [r for r in results if isinstance(r, Unreached)]
+        if missed:
+            where = ", ".join(r.address for r in missed)
+            raise unreached(f"clear of {self.name!r} at {where}", missed[0])
 
     def _check_disabled(self, what: str) -> None:
         """Raise, unless there is no node because none is wanted."""
         if self.node.state is not NodeState.DISABLED:
             raise NodeClosed(f"{what} in {self.name!r}: {self.node!r} does not run")
-
-    def checked(self, item: Item, result: WriteResult | Unreached) -> WriteResult:
-        """Return *result*, or raise what kept the write from being done."""
-        if isinstance(result, Unreached):
-            raise _unreached(f"{item.key!r:.200}", result)
-        if result.status is Status.TOO_LARGE:
-            raise ValueTooLarge(
-                f"the value of {item.key!r:.200} takes {len(item.value)} bytes, over "
-                "its owner's max_value_bytes; raise that, or store less under one key"
-            )
-        if result.status is Status.NOT_A_NUMBER:
-            raise NotANumber(
-                f"{item.key!r:.200} holds something that is no integer; "
-                "delete it, or count under another key"
-            )
-        return result
 
     # --- keys, values, times -----------------------------------------------------
 
@@ -535,40 +590,3 @@ def _identity(name: str, codec: Codec, near_ttl: float | None) -> str:
     ours = isinstance(codec, MsgpackCodec | JsonCodec | BytesCodec)
     # Interned, so that a look-up compares pointers.
     return intern(f"{name}\0{codec.name if ours else next(_ids)}\0{near_ttl}")
-
-
-def _not_kept(verb: Verb, item: Item) -> WriteResult:
-    """Return how a write goes in a cache that is always empty: meshcache is off."""
-    if verb is Verb.INCR:
-        number = _numbers.decode(item.value)
-        assert isinstance(number, int)
-        return WriteResult(Status.HIT, _numbers.encode(number + item.delta))
-    stored = verb in {Verb.SET, Verb.ADD}
-    return WriteResult(Status.HIT if stored else Status.MISS, b"")
-
-
-def _found(answer: Answer, length: int) -> tuple[Got | None, ...]:
-    """Return what was found; nothing, if the node could not answer."""
-    if isinstance(answer.outcome, Results):
-        return answer.outcome.found
-    return (None,) * length
-
-
-def _results(answer: Answer, length: int) -> tuple[WriteResult | Unreached, ...]:
-    if isinstance(answer.outcome, WriteResults):
-        return answer.outcome.results
-    # The node stopped, or too much waits: it may have been done or not.
-    return (Unreached("", unknown=True),) * length
-
-
-def _unreached(what: str, result: Unreached) -> PeerUnavailable:
-    where = result.address or "its owner"
-    if result.unknown:
-        return PeerTimeout(
-            f"{what}: {where} did not answer, so the write may or may not have been "
-            "done; read it back, or write again"
-        )
-    return PeerUnavailable(
-        f"{what}: {where} cannot be reached, so the write was not done; "
-        "write again once the cluster has settled"
-    )

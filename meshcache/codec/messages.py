@@ -228,13 +228,18 @@ class PushPull(NamedTuple):
 
 
 class Fetch(NamedTuple):
-    """The values of these keys, as far as they are here. Answered by `Values`."""
+    """The values of these keys, as far as they are here. Answered by `Values`.
+
+    `quiet` asks not to be told of later writes: the sender sees the owner's
+    generations for itself, in shared memory.
+    """
 
     rid: U64
     epoch: U64
     table: U64
     hop: U8
     budget_ms: U32
+    quiet: bool
     keys: Annotated[tuple[Key, ...], Bound(1, MAX_ITEMS)]
 
 
@@ -245,7 +250,7 @@ class Load(NamedTuple):
     itself encodes, when `args` is empty); without one, or where the owner does not
     know that name and version, the caller gets a lease, which passes on when the
     member `caller` dies. `chain` holds the hashes of the keys whose loaders are
-    waiting for this one.
+    waiting for this one. `quiet` as in `Fetch`.
     """
 
     rid: U64
@@ -253,6 +258,7 @@ class Load(NamedTuple):
     table: U64
     hop: U8
     budget_ms: U32
+    quiet: bool
     caller: Id
     key: Key
     loader: Name

@@ -134,6 +134,12 @@ class Calls:
                 self._core.counters.lost += 1
                 call.lost(Loss.GONE)
 
+    def silent(self, peer: Peer) -> None:
+        """Avoid a peer that did not answer in time, and have it probed."""
+        self._core.counters.timeouts += 1
+        peer.avoided = True
+        self._doubt(peer)
+
     def _check(self, rid: int, now: float) -> None:
         call = self._by_rid.get(rid)
         if call is None:
@@ -142,9 +148,7 @@ class Calls:
             self._core.agenda.at(call.deadline, lambda later: self._check(rid, later))
             return
         del self._by_rid[rid]
-        self._core.counters.timeouts += 1
-        call.peer.avoided = True
         # Its answer may be lost on the way. If that was a lease, others wait for us.
         self._core.send(call.peer, Cancel(rid))
-        self._doubt(call.peer)
+        self.silent(call.peer)
         call.lost(Loss.SILENT)

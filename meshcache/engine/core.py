@@ -6,19 +6,21 @@ import random
 from dataclasses import dataclass, field, fields
 from typing import final
 
-from meshcache.clock import HybridClock
 from meshcache.codec.mail import Reply, Route, Send
 from meshcache.codec.messages import Data
 from meshcache.config import Config
 from meshcache.engine.agenda import Agenda
 from meshcache.engine.effects import Complete, Effect
+from meshcache.engine.handover import Handover
 from meshcache.engine.ops import Outcome, Ticket
+from meshcache.engine.owner import Owner
 from meshcache.engine.peers import Peer, Peers
 from meshcache.engine.ranges import Ranges
 from meshcache.engine.readers import Readers
 from meshcache.fill.flight import Flights
 from meshcache.model import Member
-from meshcache.store.memory import MemoryStore
+from meshcache.store.arena import Arena
+from meshcache.store.record import Entry
 
 __all__ = ["Core", "Counters"]
 
@@ -65,15 +67,15 @@ class Core:
     me: Member
     config: Config
     rng: random.Random
-    wall_offset_ns: int
-    store: MemoryStore
+    store: Arena
+    owner: Owner
+    handover: Handover
     peers: Peers
     ranges: Ranges
     flights: Flights
     readers: Readers
     agenda: Agenda = field(default_factory=Agenda)
     counters: Counters = field(default_factory=Counters)
-    clock: HybridClock = field(default_factory=HybridClock)
     now: float = 0.0
     leaving: bool = False
     out: list[Effect] = field(default_factory=list)
@@ -92,11 +94,16 @@ class Core:
 
     def stamp(self) -> int:
         """Return a version for a write that happens now."""
-        return self.clock.stamp(int(self.now * 1e9) + self.wall_offset_ns)
+        return self.owner.stamp(self.now)
 
     def observe(self, version: int) -> None:
         """Take note of a version made by another node."""
-        self.clock.observe(version, int(self.now * 1e9) + self.wall_offset_ns)
+        self.owner.observe(version, self.now)
+
+    def find(self, key: bytes, hashed: int) -> Entry | None:
+        """Return what is stored of a key here, or is on its way here."""
+        entry = self.store.get(key, hashed, self.now)
+        return self.handover.find(key, hashed, self.now) if entry is None else entry
 
     def peer_of(self, hashed: int) -> Peer | None:
         """Return the peer that owns the key of this hash; None for us or nobody."""

@@ -7,7 +7,8 @@ or calls the application.
     receive   a message from a peer, with the route it came by
     request   an operation of this process, with a ticket for its outcome
     tick      time has come for something; `deadline` says when that is next
-    join, seeds, leave, connection_lost, proof_of_death      what the edges find out
+    join, seeds, leave, connection_lost, connection_made, proof_of_death
+              what the edges find out
 
 Four parts share one `Core`. `Swim` says who is there. From that `Ranges` makes the
 partition table and ends the tenures of what moved. `Reads`, `Writes` and `Fills` serve
@@ -20,8 +21,9 @@ readers' notes ahead of the answers.
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable
-from dataclasses import fields
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, fields
+from mmap import mmap
 from typing import Any, Final, final
 
 from meshcache.codec.mail import Route
@@ -58,6 +60,8 @@ from meshcache.engine.calls import Calls
 from meshcache.engine.core import Core
 from meshcache.engine.effects import Changed, Effect, Retabled
 from meshcache.engine.fills import Fills
+from meshcache.engine.handover import Handover
+from meshcache.engine.held import Addressed, HeldBack
 from meshcache.engine.ops import (
     Asked,
     AskTables,
@@ -68,14 +72,17 @@ from meshcache.engine.ops import (
     Forsake,
     GetKeys,
     LoadKey,
+    Moved,
     Operation,
     Register,
     RunEnded,
     Ticket,
     WriteKeys,
+    Wrote,
 )
+from meshcache.engine.owner import Owner
 from meshcache.engine.peers import Peer, Peers
-from meshcache.engine.ranges import Ranges
+from meshcache.engine.ranges import Lanes, Look, Ranges
 from meshcache.engine.readers import BEAT, SILENCE, Readers
 from meshcache.engine.reads import Reads
 from meshcache.engine.surveys import Surveys
@@ -86,7 +93,9 @@ from meshcache.membership.effects import Effect as SwimEffect
 from meshcache.membership.machine import Swim
 from meshcache.membership.settings import Settings
 from meshcache.model import Member, NodeId, State
-from meshcache.store.memory import MemoryStore
+from meshcache.store.arena import Arena, private
+from meshcache.store.layout import Layout
+from meshcache.store.view import View
 
 __all__ = ["Engine"]
 
@@ -96,16 +105,22 @@ ANNOUNCE_DELAY: Final = 0.3
 ANNOUNCE_INTERVAL: Final = 10.0
 """Seconds between two announcements of our loaders to everybody."""
 
-SWEEP_LIMIT: Final = 256
-"""Entries looked at by one sweep of the store, so that a tick stays short."""
+
+ARRIVAL: Final = 1.0
+"""Seconds for which a node that leaves awaits the entries on their way to it."""
+
+
+def _no_lane(_member: Member) -> View | None:
+    return None
 
 
 @final
 class Engine:
     """The machine described above. Confined to the driver thread.
 
-    Four things may be read by any thread, since they change by assignment or are
-    themselves safe: `store.get`, `ranges.table`, `ranges.tenures` and `stats()`.
+    Seven things are for any thread, since they change by assignment or are themselves
+    safe: `store.get`, `owner.direct`, `ranges.table`, `ranges.tenures`,
+    `ranges.sibling`, `is_loading` and `stats()`.
 
     Args:
         me: this node as its peers shall see it; its addresses are already bound.
@@ -113,25 +128,48 @@ class Engine:
         rng: the only source of randomness.
         now: the time, in monotonic seconds.
         wall_offset_ns: wall time less monotonic time, for the versions of writes.
+        memory: where this node's arena is to lie; None for memory of its own.
+        host: what names this host among others, as the arenas of its nodes have it.
+        open_lane: opens the arena of a member of the same host.
+        look: opens those of this host's arenas that are new, whoever's they are.
+        expecting: whether others are looked for. If so this node opens its range only
+            when discovery has found somebody or nobody.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - what names the host has defaults
         self,
         me: Member,
         config: Config,
         rng: random.Random,
         now: float,
         wall_offset_ns: int = 0,
+        *,
+        memory: mmap | None = None,
+        host: int = 0,
+        open_lane: Lanes = _no_lane,
+        look: Look = tuple,
+        expecting: bool = False,
     ) -> None:
-        store = MemoryStore(config.max_bytes, config.max_value_bytes)
+        store = _arena(me, config, memory, host)
         peers = Peers()
-        ranges = Ranges(me, store, peers)
         first_id = rng.getrandbits(48) + 1
         flights = Flights(config.max_flights, config.max_waiters, first_id)
+        owner = Owner(store, flights, wall_offset_ns)
+        handover = Handover(store, owner, config.request_timeout / 2)
+        ranges = Ranges(me, store, peers, handover, open_lane=open_lane, look=look)
         core = Core(
-            me, config, rng, wall_offset_ns, store, peers, ranges, flights, Readers(me)
+            me=me,
+            config=config,
+            rng=rng,
+            store=store,
+            owner=owner,
+            handover=handover,
+            peers=peers,
+            ranges=ranges,
+            flights=flights,
+            readers=Readers(me),
+            now=now,
         )
-        core.now = now
         self._core = core
         self._calls = Calls(core, self._doubt)
         self._reads = Reads(core, self._calls)
@@ -139,11 +177,32 @@ class Engine:
         self._fills = Fills(core, self._calls)
         self._surveys = Surveys(core, self._calls)
         self._loaders = Register(())
+        self._settling = False
+        self._leave_by: float | None = None
+        self._held = HeldBack(core, self._receive_addressed, self._operate)
         self.swim = Swim(me, _settings(config), rng)
         self.store = store
+        self.owner = owner
         self.ranges = ranges
-        ranges.update([me])
+        if expecting:
+            ranges.expect(now)
+        ranges.update([me], now)
+        self._settle_soon()
         self._begin_beats(now)
+
+    @property
+    def readers(self) -> int:
+        """How many peers must be told of writes."""
+        return len(self._core.readers)
+
+    def is_loading(self, key: bytes) -> bool:
+        """Whether somebody here waits for a load of *key* that others may join."""
+        return self._core.flights.joinable(key) is not None
+
+    @property
+    def settled(self) -> bool:
+        """Whether this node's range is open and all entries have arrived."""
+        return self._core.handover.settled
 
     @property
     def me(self) -> Member:
@@ -152,7 +211,6 @@ class Engine:
 
     def _begin_beats(self, now: float) -> None:
         agenda = self._core.agenda
-        agenda.at(now + self._core.config.sweep_interval, self._sweep)
         agenda.at(now + BEAT, self._beat)
         agenda.at(now + ANNOUNCE_INTERVAL, self._announce)
 
@@ -166,14 +224,18 @@ class Engine:
 
     def seeds(self, addresses: Iterable[str], now: float) -> list[Effect]:
         """Take discovery's latest addresses in place of those before."""
+        known = tuple(addresses)
         self._core.now = now
-        self._take(self.swim.seeds(addresses, now))
+        self._core.ranges.discovered(nobody=not known)
+        self._take(self.swim.seeds(known, now))
         return self._out()
 
     def receive(self, message: Message, route: Route, now: float) -> list[Effect]:
         """Take one message of a peer."""
         self._core.now = now
-        if isinstance(message, Control):
+        if type(message) is Write:  # in a hurry: its sender waits for nothing else
+            self._receive_addressed(message, route)
+        elif isinstance(message, Control):
             self._receive_control(message, route)
         elif not isinstance(message, Stranger):
             self._receive_data(message, route)
@@ -188,6 +250,11 @@ class Engine:
         else:
             self._operate(ticket, op)
         return self._out()
+
+    def remind(self, when: float, action: Callable[[float], None]) -> list[Effect]:
+        """Have *action* called when that time has come."""
+        self._core.agenda.at(when, action)
+        return []
 
     def tick(self, now: float) -> list[Effect]:
         """Do everything that is due."""
@@ -206,11 +273,20 @@ class Engine:
         return min((due for due in dues if due is not None), default=None)
 
     def leave(self, now: float) -> list[Effect]:
-        """Say farewell and end all that waits. `left` tells when it has been said."""
+        """Say farewell and end all that waits. `left` tells when it has been said.
+
+        To be called again and again until then: entries on their way here are awaited
+        first, since our heirs look for them here.
+        """
         core = self._core
         core.now = now
-        if not core.leaving:
+        if self._leave_by is None:
+            self._leave_by = now + ARRIVAL
+        if not core.leaving and (not core.handover.arriving or now >= self._leave_by):
             core.leaving = True
+            self._held.close()
+            with core.store.lock:
+                core.store.seal_all(now)
             self._fills.close()
             for peer in core.peers:
                 self._calls.lose(peer)
@@ -234,8 +310,26 @@ class Engine:
         if peer is not None:
             peer.avoided = True
             self._gone(peer)
-            address = peer.member.address
-        self._take(self.swim.connection_lost(address, now))
+        if peer is not None and address != peer.member.address:
+            # On the data plane a heartbeat may have waited behind a big value.
+            self._doubt(peer)
+        else:
+            self._take(self.swim.connection_lost(address, now))
+        return self._out()
+
+    def connection_made(self, address: str, now: float) -> list[Effect]:
+        """Hear that a process has answered to a new connection."""
+        self._core.now = now
+        self._take(self.swim.connection_made(address, now))
+        return self._out()
+
+    def silent(self, member: Member, now: float) -> list[Effect]:
+        """Hear that *member* was asked by another way, and did not answer in time."""
+        core = self._core
+        core.now = now
+        peer = core.peers.get(member.node_id)
+        if peer is not None and peer.member.epoch == member.epoch:
+            self._calls.silent(peer)
         return self._out()
 
     def route_lost(self, route: Route) -> None:
@@ -276,11 +370,7 @@ class Engine:
             case _:
                 self._receive_addressed(message, route)
 
-    def _receive_addressed(
-        self,
-        message: Fetch | Load | Write | Clear | Survey | Fulfil | Abandon,
-        route: Route,
-    ) -> None:
+    def _receive_addressed(self, message: Addressed, route: Route) -> None:
         """Take what is meant for this very process, not for one before it."""
         core = self._core
         if message.epoch != core.me.epoch or core.leaving:
@@ -289,6 +379,10 @@ class Engine:
             if not isinstance(message, Fulfil | Abandon):
                 core.reply(route, Refused(message.rid, reason))
             return
+        if not self._held.request(message, route):
+            self._serve(message, route)
+
+    def _serve(self, message: Addressed, route: Route) -> None:
         match message:
             case Fetch():
                 self._reads.serve(route, message)
@@ -317,6 +411,8 @@ class Engine:
     # --- operations --------------------------------------------------------------
 
     def _operate(self, ticket: Ticket, op: Operation) -> None:
+        if self._held.operation(ticket, op):
+            return
         match op:
             case GetKeys():
                 self._reads.get(ticket, op)
@@ -331,13 +427,20 @@ class Engine:
             case _:
                 self._take_note(op)
 
-    def _take_note(self, op: Deliver | Drop | Forsake | Register | RunEnded) -> None:
+    def _take_note(
+        self, op: Deliver | Drop | Forsake | Moved | Register | RunEnded | Wrote
+    ) -> None:
         match op:
+            case Moved(bucket):
+                self._core.readers.moved(bucket)
+            case Wrote(key):
+                self._core.flights.detach_key(key)
             case Deliver():
                 self._fills.deliver(op)
             case Drop():
                 self._fills.drop(op)
             case Forsake(forsaken):
+                self._held.forsake(forsaken)
                 self._fills.forsake(forsaken)
             case RunEnded():
                 self._fills.run_ended(op)
@@ -362,7 +465,11 @@ class Engine:
         if not changed:
             return
         old = core.ranges.table
-        moved = core.ranges.update(self.swim.members())
+        moved = core.ranges.update(self.swim.members(), core.now)
+        for change in changed:
+            if change.member.state >= State.DEAD:
+                core.ranges.part(change.member.node_id, core.now)
+        self._settle_soon()
         if core.ranges.table is not old:
             gone = set(moved)
             core.flights.detach_if(lambda f: partition_of(f.hashed) in gone)
@@ -379,10 +486,27 @@ class Engine:
             if known is not peer:
                 if known is not None:
                     self._gone(known)  # another process has taken its place
+                core.ranges.meet(member)
                 self._greet(peer)
         elif known is not None and known.member.epoch <= member.epoch:
             self._gone(known)
             core.peers.drop(member)
+
+    def _settle_soon(self) -> None:
+        if not self._settling and not self._core.handover.settled:
+            self._settling = True
+            self._core.agenda.at(self._core.now, self._settle)
+
+    def _settle(self, now: float) -> None:
+        handover = self._core.handover
+        opened = set(self._core.ranges.settle(now))
+        if opened:
+            # A load that began while the old owner still took writes may bring what is
+            # older than what arrives now.
+            self._core.flights.detach_if(lambda f: partition_of(f.hashed) in opened)
+        self._settling = not handover.settled
+        if self._settling:
+            self._core.agenda.at(now + handover.pause, self._settle)
 
     def _greet(self, peer: Peer) -> None:
         when = self._core.now + ANNOUNCE_DELAY
@@ -396,8 +520,7 @@ class Engine:
 
     def _doubt(self, peer: Peer) -> None:
         """A peer was silent: have membership probe it now."""
-        address = peer.member.address
-        self._take(self.swim.connection_lost(address, self._core.now))
+        self._take(self.swim.doubt(peer.member.address, self._core.now))
 
     # --- beats -------------------------------------------------------------------
 
@@ -411,10 +534,6 @@ class Engine:
         for peer in self._core.peers:
             self._tell_loaders(peer)
         self._core.agenda.at(now + ANNOUNCE_INTERVAL, self._announce)
-
-    def _sweep(self, now: float) -> None:
-        self.store.sweep(now, SWEEP_LIMIT)
-        self._core.agenda.at(now + self._core.config.sweep_interval, self._sweep)
 
     def _beat(self, now: float) -> None:
         core = self._core
@@ -453,6 +572,7 @@ class Engine:
                 "readers": len(core.readers),
                 "running": self._fills.running,
             },
+            "handover": asdict(core.handover.counts),
         }
 
 
@@ -460,3 +580,14 @@ def _settings(config: Config) -> Settings:
     """Return the part of *config* that membership obeys; the rest is for studies."""
     shared = (f.name for f in fields(Settings) if hasattr(config, f.name))
     return Settings(**{name: getattr(config, name) for name in shared})
+
+
+def _arena(me: Member, config: Config, memory: mmap | None, host: int) -> Arena:
+    return Arena(
+        private(config.max_bytes) if memory is None else memory,
+        Layout.for_bytes(config.max_bytes),
+        node_id=me.node_id,
+        epoch=me.epoch,
+        host=host,
+        max_value_bytes=config.max_value_bytes,
+    )

@@ -60,6 +60,7 @@ from meshcache.fill.flight import Flight, Party, Phase, Waiter
 from meshcache.hashing import key_hash
 from meshcache.model import NodeId
 from meshcache.store.generations import Stamp
+from meshcache.store.record import Entry
 
 __all__ = ["RECURSIVE", "Fills"]
 
@@ -101,9 +102,15 @@ class Fills:
 
     def ask(self, ticket: Ticket, op: LoadKey) -> None:
         """Answer, join, open or ask for the load of one key."""
+        # Under the lock, so that no thread of the application writes the key between
+        # the look for it and the opening of its flight.
+        with self._core.store.lock:
+            self._ask(ticket, op)
+
+    def _ask(self, ticket: Ticket, op: LoadKey) -> None:
         core = self._core
         stamp = core.ranges.stamp(op.hashed)
-        entry = core.store.get(op.key, op.hashed, core.now)
+        entry = core.find(op.key, op.hashed)
         if entry is not None:
             got = Got(entry.value, entry.expires, entry.version, Tier.HOST, stamp)
             core.complete(ticket, got)
@@ -148,7 +155,9 @@ class Fills:
     def _ask_owner(self, asking: Asking) -> None:
         core = self._core
         flight, op, peer, hop, deadline = asking
-        peer.follow(core.now)
+        quiet = core.ranges.lane(peer.member.node_id) is not None
+        if not quiet:
+            peer.follow(core.now)
         if hop:
             flight.stamp = None
         known = (op.loader, op.loader_version) in peer.loaders
@@ -158,6 +167,7 @@ class Fills:
             core.ranges.table.epoch,
             hop,
             max(1, int(op.timeout * 1000)),
+            quiet,
             core.me.node_id,
             op.key,
             op.loader if known else "",
@@ -226,16 +236,21 @@ class Fills:
             reply = NotOwner(message.rid, owner_id, core.ranges.table.epoch)
             core.reply(route, reply)
             return
-        core.readers.add(route, core.now)
-        entry = core.store.get(message.key, hashed, core.now)
+        if not message.quiet:
+            core.readers.add(route, core.now)
+        with core.store.lock:
+            self._serve(Remote(route, message.rid), message, hashed)
+
+    def _serve(self, party: Remote, message: Load, hashed: int) -> None:
+        core = self._core
+        entry = core.find(message.key, hashed)
         if entry is not None:
             core.counters.served_hits += 1
             ttl_ms = core.ttl_ms(entry.expires)
             hit = Filled(message.rid, entry.value, ttl_ms, entry.version, loaded=False)
-            core.reply(route, hit)
+            core.reply(party.route, hit)
             return
         core.counters.served_misses += 1
-        party = Remote(route, message.rid)
         # The same request twice, repeated on the way, is answered once.
         if core.flights.of(party) is None:
             self._serve_load(party, message, hashed)
@@ -487,19 +502,13 @@ class Fills:
         core = self._core
         if brought.ttl_ms == 0 or not core.ranges.mine(flight.hashed):
             return
+        expires = core.expires(brought.ttl_ms)
         if flight.detached:
             core.counters.fenced += 1
             return
-        expires = core.expires(brought.ttl_ms)
         try:
-            core.store.put(
-                flight.key,
-                flight.hashed,
-                brought.value,
-                version=brought.version,
-                expires=expires,
-                now=core.now,
-            )
+            entry = Entry(brought.value, brought.version, expires)
+            core.owner.fill(flight.key, flight.hashed, entry, core.now)
         except ValueTooLarge:
             core.counters.overloaded += 1
 

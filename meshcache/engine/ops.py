@@ -2,7 +2,7 @@
 
 An operation is put to the engine with a *ticket*, any hashable token of the driver's;
 its outcome comes back in one `Complete` effect for that ticket. `Deliver`, `Drop`,
-`Forsake`, `Register` and `RunEnded` have no outcome.
+`Forsake`, `Moved`, `Register`, `RunEnded` and `Wrote` have no outcome.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ __all__ = [
     "Got",
     "Granted",
     "LoadKey",
+    "Moved",
     "Operation",
     "Outcome",
     "Raised",
@@ -41,6 +42,7 @@ __all__ = [
     "WriteKeys",
     "WriteResult",
     "WriteResults",
+    "Wrote",
 ]
 
 Ticket: TypeAlias = Hashable
@@ -140,6 +142,18 @@ class Register(NamedTuple):
     tasks: frozenset[LoaderName] = frozenset()
 
 
+class Moved(NamedTuple):
+    """A thread of the application has written a key of this bucket by itself."""
+
+    bucket: int
+
+
+class Wrote(NamedTuple):
+    """A thread of the application has had this key written by its owner, or tried."""
+
+    key: bytes
+
+
 class RunEnded(NamedTuple):
     """How a `RunLoader` went. Without value and failure it could not be started."""
 
@@ -150,7 +164,9 @@ class RunEnded(NamedTuple):
 
 
 Asked: TypeAlias = GetKeys | LoadKey | WriteKeys | ClearCache | AskTables
-Operation: TypeAlias = Asked | Deliver | Drop | Forsake | Register | RunEnded
+Operation: TypeAlias = (
+    Asked | Deliver | Drop | Forsake | Moved | Register | RunEnded | Wrote
+)
 
 
 # --- told ------------------------------------------------------------------------

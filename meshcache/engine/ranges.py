@@ -1,9 +1,10 @@
 """Which partitions are whose, as this node sees it, and what follows when that changes.
 
 Every partition has a `Tenure`: the object through which near entries are tied to its
-owner's generations. When a partition moves, its tenure ends and a new one begins; all
-that was read under the old one is dead at once. What this node holds of a partition
-that is no longer its own is revoked in the store likewise.
+owner's generations, and through which the owner's arena is read where it lies on this
+host. When a partition moves, its tenure ends and a new one begins; all that was read
+under the old one is dead at once. What this node holds of a partition that is no longer
+its own is sealed in its arena likewise.
 
 The table and the list of tenures are replaced or changed by assignment only, so
 application threads read them without a lock: whoever sees the old tenure sees it end.
@@ -11,19 +12,29 @@ application threads read them without a lock: whoever sees the old tenure sees i
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from array import array
+from collections.abc import Callable, Iterable
 from typing import final
 
+from meshcache.engine.handover import Handover, Sealed
 from meshcache.engine.peers import Peers
 from meshcache.hashing import PARTITIONS, bucket_of, partition_of
-from meshcache.model import Member
+from meshcache.model import Member, NodeId
 from meshcache.placement.placement import Placement
 from meshcache.placement.table import Table
 from meshcache.placement.table import moved as moved_between
+from meshcache.store.arena import Arena
 from meshcache.store.generations import Generations, Stamp, Tenure
-from meshcache.store.memory import MemoryStore
+from meshcache.store.layout import SEALED
+from meshcache.store.view import View, seal_time
 
-__all__ = ["Ranges"]
+__all__ = ["Lanes", "Look", "Ranges"]
+
+Lanes = Callable[[Member], View | None]
+"""Opens the arena of a member, if it lies on this host; must not block."""
+
+Look = Callable[[], Iterable[View]]
+"""Opens the arenas of this host that have come since the last look."""
 
 
 @final
@@ -31,55 +42,279 @@ class Ranges:
     """The partition table and this node's part in it."""
 
     __slots__ = (
+        "_expecting",
+        "_handover",
+        "_held",
+        "_lanes",
+        "_look",
         "_me",
         "_nobody",
+        "_open_lane",
+        "_orphans",
         "_peers",
         "_placement",
+        "_since",
         "_store",
-        "_tenure",
         "table",
         "tenures",
     )
 
-    def __init__(self, me: Member, store: MemoryStore, peers: Peers) -> None:
+    def __init__(
+        self,
+        me: Member,
+        store: Arena,
+        peers: Peers,
+        handover: Handover,
+        *,
+        open_lane: Lanes,
+        look: Look,
+    ) -> None:
         self._me = me
         self._store = store
         self._peers = peers
+        self._handover = handover
+        self._open_lane = open_lane
+        self._look = look
+        self._lanes: dict[NodeId, View] = {}
+        self._orphans: tuple[View, ...] = ()
+        self._expecting = False
+        self._since = 1
+        self._held = array("I", bytes(4 * PARTITIONS))
         self._placement = Placement()
         self._nobody = Generations()
-        self._tenure = 0
         self.table: Table = self._placement.update(())
         self.tenures = [Tenure(self._nobody.table) for _ in range(PARTITIONS)]
 
-    def update(self, members: Iterable[Member]) -> list[int]:
+    # --- the arenas of this host -------------------------------------------------
+
+    def expect(self, now: float) -> None:
+        """Open nothing before discovery has said who else there is."""
+        self._expecting = True
+        self._since = seal_time(now)
+
+    def neighbours(self, living: Iterable[View], orphans: Iterable[View]) -> None:
+        """Hear which arenas there were on this host when we came.
+
+        The *living* are waited for although membership has not met them yet.
+        *orphans* are those whose owners had died; what none of the living has ever
+        held is taken over from them.
+        """
+        for view in living:
+            self._lanes.setdefault(NodeId(view.node_id), view)
+        self._orphans = tuple(orphans)
+
+    def discovered(self, *, nobody: bool) -> None:
+        """Hear what discovery's first look brought."""
+        self._expecting = self._expecting and not nobody
+
+    def meet(self, member: Member) -> None:
+        """Open the arena of a member that is new, if it lies on this host."""
+        view = self._open_lane(member)
+        if view is not None:
+            self._lanes[member.node_id] = view
+
+    def part(self, node_id: NodeId, now: float) -> None:
+        """Let go of the arena of a member that is gone. Its partitions have moved.
+
+        When it held them last is kept: who held them before that is not to be asked.
+        """
+        view = self._lanes.pop(node_id, None)
+        if view is None:
+            return
+        held, time = self._held, seal_time(now)
+        for partition in range(PARTITIONS):
+            if view.ever_held(partition):
+                sealed = view.sealed(partition)
+                last = view.sealed_at(partition) if sealed else time
+                held[partition] = max(held[partition], last)
+
+    def lane(self, node_id: NodeId) -> View | None:
+        """Return the arena of a member as this process sees it, if it does."""
+        return self._lanes.get(node_id)
+
+    # --- the table ---------------------------------------------------------------
+
+    def update(self, members: Iterable[Member], now: float) -> list[int]:
         """Make the table of *members* and return the partitions that moved."""
         old, new = self.table, self._placement.update(members)
         if new is old:
             return []
         moved = moved_between(old, new)
+        if self._expecting and len(new.members) > 1:
+            # We thought that all was ours, and had opened none of it. What still is
+            # comes from those who were here before.
+            self._expecting = False
+            moved = sorted({*moved, *new.partitions_of(self._me.node_id)})
         for partition in moved:
             self.tenures[partition].end()
-            self.tenures[partition] = Tenure(self._table_of(new.owner(partition)))
         self.table = new
+        with self._store.lock:
+            self._move(moved, old, new, now)
+        return moved
+
+    def _move(self, moved: list[int], old: Table, new: Table, now: float) -> None:
+        gained: list[Sealed] = []
+        lost = []
         for partition in moved:
             owner = new.owner(partition)
             if owner is not None and owner.node_id == self._me.node_id:
-                self._tenure += 1
-                self._store.grant(partition, self._tenure)
+                if self._gains(partition, now):
+                    gained.append(Sealed(partition, None, now))
             else:
-                self._store.revoke(partition)
-        return moved
+                if self._loses(partition):
+                    lost.append(partition)
+                self.tenures[partition] = self._tenure_of(owner)
+        if lost:
+            self._store.give_up(lost, now)
+        self._open(gained, old, now)
 
-    def _table_of(self, owner: Member | None) -> list[int]:
+    def _gains(self, partition: int, now: float) -> bool:
+        """Whether a partition that has become ours is to be opened, and at once."""
+        if self._handover.keep(partition) or self._store.granted(partition):
+            self.tenures[partition] = self._tenure_of(self._me)
+            return False
+        self._close(partition)
+        if self._expecting:
+            self._handover.expect(partition, now)
+            return False
+        return not self._is_held(partition, now, now)
+
+    def _open(self, gained: list[Sealed], old: Table | None, now: float) -> list[int]:
+        """Open partitions that nobody holds, and let their entries arrive.
+
+        Two newcomers may come to open the same one, each by a table that does not have
+        the other. So each marks it in its arena first and then looks at everybody's:
+        one at least sees the other, and takes its mark back.
+        """
+        if not gained:
+            return []
+        before = [self._store.grant(partition) for partition, _, _ in gained]
+        for view in self._look():
+            self._lanes.setdefault(NodeId(view.node_id), view)
+        inherited: dict[View, list[int]] = {}
+        opened = []
+        for (partition, waited, since), tenure in zip(gained, before, strict=True):
+            if self._is_held(partition, since, now):
+                self._store.forgo(partition, tenure)
+                continue
+            self._handover.opened(partition)
+            self.tenures[partition] = self._tenure_of(self._me)
+            opened.append(partition)
+            far = old is not None and self._is_far(old.owner(partition))
+            source = None if far else self._source(partition, waited)
+            if source is not None:
+                inherited.setdefault(source, []).append(partition)
+        for view, partitions in inherited.items():
+            self._handover.adopt(view, partitions)
+        return opened
+
+    def _is_far(self, owner: Member | None) -> bool:
+        """Whether what an owner has stored cannot be seen from here."""
+        if owner is None or owner.node_id == self._me.node_id:
+            return False
+        return owner.node_id not in self._lanes
+
+    def _source(self, partition: int, waited: View | None) -> View | None:
+        """Return the arena of the one who held a partition last, if that is known.
+
+        An arena keeps what it held long ago, and others may have written since. So it
+        must have been sealed since we are here, and no one that we know of, or knew,
+        may have held the partition after it. *waited* is one that is gone from here,
+        but was waited for.
+        """
+        held = [v for v in self._lanes.values() if v.ever_held(partition)]
+        if waited is not None and waited not in held:
+            held.append(waited)
+        if not held:
+            return self._orphan(partition)
+        held += [v for v in self._orphans if v.held_last(partition) and v not in held]
+        last = max(view.sealed_at(partition) for view in held)
+        ours = self._store.sealed_at(partition)
+        if last < max(self._since, self._held[partition], ours and ours + 1):
+            return None
+        latest = [view for view in held if view.sealed_at(partition) == last]
+        # Seals have the time in hundredths. Of two at once, the one that was waited
+        # for was seen to be the later.
+        return waited if waited in latest else latest[0] if len(latest) == 1 else None
+
+    def _close(self, partition: int) -> None:
+        """Let nothing that is read of *partition* be kept near: it is not open."""
+        tenure = Tenure(self._nobody.table)
+        tenure.end()
+        self.tenures[partition] = tenure
+
+    def _orphan(self, partition: int) -> View | None:
+        held = [view for view in self._orphans if view.held_last(partition)]
+        return max(held, key=lambda v: v.sealed_at(partition), default=None)
+
+    def _loses(self, partition: int) -> bool:
+        """Whether a partition that is another's is to be sealed, and that at once."""
+        granted = self._store.granted(partition)
+        return not self._handover.give_up(partition) and granted
+
+    def settle(self, now: float) -> list[int]:
+        """Open what may be opened by now, and take some entries in.
+
+        Returns:
+            the partitions that were opened.
+        """
+        handover = self._handover
+        sealed = handover.sealed(
+            now,
+            alone=not self._expecting,
+            gone=lambda node: self._peers.get(node) is None,
+        )
+        free = [s for s in sealed if not self._is_held(s.partition, s.since, now)]
+        with self._store.lock:
+            opened = self._open(free, None, now)
+        handover.step(now)
+        if handover.settled:
+            self._orphans = ()
+            self._forget_strangers(now)
+        return opened
+
+    def _forget_strangers(self, now: float) -> None:
+        """Let go of the arenas of nodes that ended before membership met them."""
+        for node_id, view in list(self._lanes.items()):
+            if view.state == SEALED and self._peers.get(node_id) is None:
+                self.part(node_id, now)
+
+    def _is_held(self, partition: int, since: float, now: float) -> bool:
+        """Whether somebody has to seal a partition yet, who is waited for then."""
+        for node_id, view in self._lanes.items():
+            if not view.sealed(partition) and (
+                self._handover.waits(since, now) or self._peers.get(node_id) is not None
+            ):
+                self._handover.wait(partition, view, node_id, since)
+                return True
+        return False
+
+    def _tenure_of(self, owner: Member | None) -> Tenure:
         if owner is None:
-            return self._nobody.table
+            return Tenure(self._nobody.table)
         if owner.node_id == self._me.node_id:
-            return self._store.generations.table
-        return self._peers.learn(owner).generations.table
+            return Tenure(self._store.generations.table, self._store.get)
+        lane = self._lanes.get(owner.node_id)
+        if lane is not None:
+            return Tenure(lane.generations, lane.get)
+        return Tenure(self._peers.learn(owner).generations.table)
+
+    # --- keys --------------------------------------------------------------------
 
     def owner(self, hashed: int) -> Member | None:
         """Return the member that owns the key of this hash."""
         return self.table.owner_of(hashed)
+
+    def sibling(self, hashed: int) -> Member | None:
+        """Return who owns the key, if it is a node of this host that answers.
+
+        For any thread: it only looks into dicts.
+        """
+        owner = self.table.owner_of(hashed)
+        if owner is None or owner.node_id not in self._lanes:
+            return None
+        peer = self._peers.get(owner.node_id)
+        return peer.member if peer is not None and peer.usable else None
 
     def mine(self, hashed: int) -> bool:
         """Whether this node owns the key of this hash."""

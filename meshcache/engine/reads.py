@@ -51,7 +51,8 @@ class Reads:
         `max_batch_bytes`; the peer asks again for the rest.
         """
         core = self._core
-        core.readers.add(route, core.now)
+        if not message.quiet:
+            core.readers.add(route, core.now)
         results: list[Found] = []
         size = 0
         for key in message.keys:
@@ -68,7 +69,7 @@ class Reads:
         if not core.ranges.mine(hashed):
             core.counters.not_owner_sent += 1
             return DISOWNED
-        entry = core.store.get(key, hashed, core.now)
+        entry = core.find(key, hashed)
         if entry is None:
             core.counters.served_misses += 1
             return MISS
@@ -83,7 +84,7 @@ class _Fetching(Scatter[bytes, Got | None]):
 
     def own(self, item: bytes, hashed: int) -> Got | None:
         stamp = self.core.ranges.stamp(hashed)
-        entry = self.core.store.get(item, hashed, self.core.now)
+        entry = self.core.find(item, hashed)
         if entry is None:
             return None
         return Got(entry.value, entry.expires, entry.version, Tier.HOST, stamp)
@@ -92,15 +93,18 @@ class _Fetching(Scatter[bytes, Got | None]):
         return len(item)
 
     def before(self, peer: Peer, index: int, hop: int) -> Stamp | None:
-        peer.follow(self.core.now)
+        if self.core.ranges.lane(peer.member.node_id) is None:
+            peer.follow(self.core.now)
         # A redirected answer comes from a node whose invalidations this node's
         # tenure does not follow, so it is not to be kept near.
         return None if hop else self.core.ranges.stamp(self.items[index][1])
 
     def message(self, part: Part, budget_ms: int, rid: int) -> Fetch:
         keys = tuple(self.items[i][0] for i in part.indexes)
-        epoch, table = part.peer.member.epoch, self.core.ranges.table.epoch
-        return Fetch(rid, epoch, table, part.hop, budget_ms, keys)
+        member, ranges = part.peer.member, self.core.ranges
+        quiet = ranges.lane(member.node_id) is not None
+        table = ranges.table.epoch
+        return Fetch(rid, member.epoch, table, part.hop, budget_ms, quiet, keys)
 
     def found(self, part: Part, answer: Answer) -> tuple[Found, ...] | None:
         # It may end before the last key: the rest is asked for again.

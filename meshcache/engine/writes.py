@@ -1,8 +1,8 @@
 """Changing what is stored: `WriteKeys` for the application, `Write` for peers.
 
-A write happens at the owner, on one thread, in this order: the store, then the
-generation, then the flight of that key is detached, then readers are told, then the
-writer is answered. So whoever reads after the answer reads the new value, and no load
+A write happens at the owner (`Owner`), in this order: the store, then the generation,
+then the flight of that key is detached, then readers are told, then the writer is
+answered. So whoever reads after the answer reads the new value, and no load
 that began before it can bring the old one back.
 
 Writes do not fail open. A key whose owner could not be reached is reported as such,
@@ -12,7 +12,6 @@ and says whether the write may have happened all the same.
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import suppress
 from functools import partial
 from typing import Final, final
 
@@ -26,7 +25,6 @@ from meshcache.codec.messages import (
     Write,
     Written,
 )
-from meshcache.codec.values import MsgpackCodec
 from meshcache.engine.calls import Answer, Calls, Loss
 from meshcache.engine.core import Core
 from meshcache.engine.gather import Gather
@@ -38,23 +36,16 @@ from meshcache.engine.ops import (
     WriteResult,
     WriteResults,
 )
+from meshcache.engine.owner import moves
 from meshcache.engine.peers import Peer
 from meshcache.engine.scatter import Part, Scatter
-from meshcache.errors import SerializationError, ValueTooLarge
 from meshcache.hashing import bucket_of, key_hash
 from meshcache.model import State
 
 __all__ = ["Writes"]
 
 DONE: Final = WriteResult(Status.HIT, b"")
-NOTHING: Final = WriteResult(Status.MISS, b"")
 NOBODY: Final = Unreached("", unknown=False)
-
-MAX_NUMBER: Final = 1024
-"""Bytes of a counter. Anything longer is not decoded, for that happens on the I/O
-thread."""
-
-_numbers: Final = MsgpackCodec()
 
 
 @final
@@ -132,89 +123,27 @@ class Writes:
 
     def apply(self, verb: Verb, item: Item, hashed: int) -> WriteResult:
         """Do one write of a key that this node owns."""
-        try:
-            result = _APPLY[verb](self, item, hashed)
-        except ValueTooLarge:
-            return WriteResult(Status.TOO_LARGE, b"")
-        if result.status is Status.HIT:
-            self._moved(item.key, hashed)
-        return result
-
-    def _moved(self, key: bytes, hashed: int) -> None:
-        bucket = bucket_of(hashed)
-        self.core.store.generations.bump(bucket)
-        self.core.flights.detach_key(key)
-        self.core.readers.moved(bucket)
-
-    def _put(self, key: bytes, hashed: int, value: bytes, expires: float) -> None:
         core = self.core
-        core.store.put(
-            key, hashed, value, version=core.stamp(), expires=expires, now=core.now
-        )
-
-    def _set(self, item: Item, hashed: int) -> WriteResult:
-        if item.ttl_ms == 0:
-            self.core.store.remove(item.key, hashed, self.core.now)
-        else:
-            expires = self.core.expires(item.ttl_ms)
-            self._put(item.key, hashed, item.value, expires)
-        return DONE
-
-    def _add(self, item: Item, hashed: int) -> WriteResult:
-        if self.core.store.get(item.key, hashed, self.core.now) is not None:
-            return NOTHING
-        return self._set(item, hashed)
-
-    def _touch(self, item: Item, hashed: int) -> WriteResult:
-        store, now = self.core.store, self.core.now
-        if item.ttl_ms == 0:
-            return self._delete(item, hashed)
-        found = store.touch(item.key, hashed, self.core.expires(item.ttl_ms), now)
-        return NOTHING if found is None else DONE
-
-    def _delete(self, item: Item, hashed: int) -> WriteResult:
-        if self.core.store.remove(item.key, hashed, self.core.now) is not None:
-            return DONE
-        # A delete is a write even where nothing was stored: a load may be under way.
-        self._moved(item.key, hashed)
-        return NOTHING
-
-    def _incr(self, item: Item, hashed: int) -> WriteResult:
-        entry = self.core.store.get(item.key, hashed, self.core.now)
-        stored = item.value if entry is None else entry.value
-        number: object = None
-        if len(stored) <= MAX_NUMBER:
-            with suppress(SerializationError):
-                number = _numbers.decode(stored)
-        if type(number) is not int:
-            return WriteResult(Status.NOT_A_NUMBER, b"")
-        encoded = _numbers.encode(number + item.delta)
-        if entry is not None:
-            self._put(item.key, hashed, encoded, entry.expires)
-        elif item.ttl_ms != 0:
-            self._put(item.key, hashed, encoded, self.core.expires(item.ttl_ms))
-        return WriteResult(Status.HIT, encoded)
+        if core.handover.arriving and verb is not Verb.SET:
+            # What it is to be done to may still lie in the old owner's arena.
+            core.handover.find(item.key, hashed, core.now)
+        result = core.owner.apply(verb, item, hashed, core.now)
+        if moves(verb, result):
+            core.readers.moved(bucket_of(hashed))
+        return result
 
     def _forget(self, cache: str) -> None:
         core = self.core
         prefix = cache.encode(errors="surrogatepass")
-        core.store.clear(prefix, core.stamp())
-        core.store.generations.bump_all()
+        with core.store.lock:
+            core.store.clear(prefix, core.stamp())
+            core.store.generations.bump_all()
         for peer in core.peers:
             peer.generations.bump_all()
         # A cache `a|b` is a part of `a`, and cleared with it.
         whole = (prefix + b"\0", prefix + b"|")
         core.flights.detach_if(lambda f: f.key.startswith(whole))
         core.readers.moved_all()
-
-
-_APPLY: Final = {
-    Verb.SET: Writes._set,  # noqa: SLF001 - the table is part of the class
-    Verb.ADD: Writes._add,  # noqa: SLF001
-    Verb.TOUCH: Writes._touch,  # noqa: SLF001
-    Verb.DELETE: Writes._delete,  # noqa: SLF001
-    Verb.INCR: Writes._incr,  # noqa: SLF001
-}
 
 
 def _clear_message(epoch: int, budget_ms: int, cache: str, rid: int) -> Clear:
@@ -251,8 +180,12 @@ class _Writing(Scatter[Item, WriteResult | Unreached]):
         self._writes = writes
         self._verb = op.verb
 
-    def own(self, item: Item, hashed: int) -> WriteResult:
-        return self._writes.apply(self._verb, item, hashed)
+    def own(self, item: Item, hashed: int) -> WriteResult | Unreached:
+        result = self._writes.apply(self._verb, item, hashed)
+        if result.status is Status.NOT_OWNER:
+            # Its old owner is silent and may still answer for it.
+            return Unreached(self.core.me.data_address, unknown=False)
+        return result
 
     def size(self, item: Item) -> int:
         return len(item.key) + len(item.value)

@@ -24,7 +24,8 @@ from typing import Final, TypeAlias, final
 
 from meshcache.clock import monotonic
 from meshcache.codec.frames import FrameCodec
-from meshcache.codec.messages import CONTROL, Message, Stranger
+from meshcache.codec.mail import Route
+from meshcache.codec.messages import CONTROL, Message, Stranger, Write
 from meshcache.config import Config
 from meshcache.engine.effects import (
     Changed,
@@ -40,7 +41,9 @@ from meshcache.engine.ops import Closed, Forsake, Operation
 from meshcache.errors import LocalProtocolError, RemoteProtocolError
 from meshcache.model import State
 from meshcache.runtime.tickets import AsyncTicket, SyncTicket, Ticket, Wakeups
-from meshcache.transport.zeromq import Arrival, ZmqTransport
+from meshcache.transport.arrivals import Arrival
+from meshcache.transport.host import HostListener, HostRoute
+from meshcache.transport.zeromq import ZmqTransport
 
 __all__ = ["Driver", "Told"]
 
@@ -67,6 +70,7 @@ class Driver:
         config: the cluster's name and the bounds.
         run_loader: starts a loader's run elsewhere; must not block.
         told: takes news of members and tables; must not block.
+        host: where this host's other nodes put their requests, if they can.
     """
 
     def __init__(
@@ -76,6 +80,8 @@ class Driver:
         config: Config,
         run_loader: Callable[[RunLoader], None],
         told: Callable[[Told], None],
+        *,
+        host: HostListener | None = None,
     ) -> None:
         self._engine = engine
         self._transport = transport
@@ -85,6 +91,9 @@ class Driver:
         self._mailbox_max = config.mailbox
         self._run_loader = run_loader
         self._told = told
+        self._host = host
+        if host is not None:
+            transport.watch(host.fileno())
         self._wakeups = Wakeups()
         self._sleeping = False
         self._stop_by: float | None = None
@@ -128,6 +137,8 @@ class Driver:
             self.closed = True
             self._abandon_waiters()
             self._transport.close()
+            if self._host is not None:
+                self._host.close()
 
     def _done(self) -> bool:
         if self._stop_by is None:
@@ -166,8 +177,12 @@ class Driver:
         engine, transport = self._engine, self._transport
         for arrival in transport.receive():
             self._take(arrival)
+        if self._host is not None:
+            self._serve_host(self._host)
         for address in transport.lost():
             self._do(engine.connection_lost(address, monotonic()))
+        for address in transport.made():
+            self._do(engine.connection_made(address, monotonic()))
         for route in transport.dead_routes():
             engine.route_lost(route)
         while self._posts:
@@ -181,11 +196,26 @@ class Driver:
             self._do(engine.tick(now))
         transport.sweep(now)
 
+    def _serve_host(self, host: HostListener) -> None:
+        if self._transport.is_ready(host.fileno()):
+            for arrival in host.receive():
+                self._take(arrival)
+            for route in host.dead_routes():
+                self._engine.route_lost(route)
+        host.sweep(monotonic())
+
     def _take(self, arrival: Arrival) -> None:
         try:
             message = self._frames.decode(arrival.frame)
         except RemoteProtocolError as error:
             self._drop(arrival, error)
+            return
+        route = arrival.route
+        if type(route) is HostRoute and type(message) is not Write:
+            # The rest has reasons to come over its own connection: readers and holders
+            # of leases are told things there, and membership takes it for a sign.
+            assert self._host is not None
+            self._host.drop(route)
             return
         self._do(self._engine.receive(message, arrival.route, monotonic()))
 
@@ -197,7 +227,7 @@ class Driver:
             _log.warning("a frame was dropped: %s", error)
         if arrival.inbound and error.reason in {"cluster", "protocol"}:
             # Our own header tells the other side who we are; it logs the same.
-            self._transport.reply(arrival.route, self._frames.encode(Stranger()))
+            self._reply(arrival.route, self._frames.encode(Stranger()))
 
     # --- effects -----------------------------------------------------------------
 
@@ -209,7 +239,7 @@ class Driver:
                 case Reply(route, message):
                     frame = self._encode(message)
                     if frame is not None:
-                        self._transport.reply(route, frame)
+                        self._reply(route, frame)
                 case Complete(ticket, outcome):
                     if type(ticket) is SyncTicket:
                         ticket.resolve(outcome)
@@ -219,6 +249,13 @@ class Driver:
                     self._run_loader(effect)
                 case Changed() | Retabled():
                     self._tell(effect)
+
+    def _reply(self, route: Route, frame: bytes) -> None:
+        if type(route) is HostRoute:
+            assert self._host is not None
+            self._host.reply(route, frame)
+        else:
+            self._transport.reply(route, frame)
 
     def _send(self, address: str, message: Message) -> None:
         frame = self._encode(message)

@@ -13,33 +13,47 @@ import os
 import random
 import socket
 from collections.abc import Callable, Iterable
+from functools import partial
 from threading import Condition
 from typing import Any, Final, final
 from uuid import uuid4
 
 from meshcache.clock import monotonic, time_ns
+from meshcache.codec.messages import Item, Verb
 from meshcache.config import Config
 from meshcache.discovery.directory import Directory, Record
-from meshcache.discovery.place import directory_path
-from meshcache.engine.effects import Changed, Retabled
+from meshcache.engine.effects import Changed, Effect, Retabled
 from meshcache.engine.engine import Engine
 from meshcache.engine.ops import (
     Asked,
     Closed,
     Forsake,
     LoadKey,
+    Moved,
     Operation,
     Outcome,
+    WriteKeys,
+    WriteResult,
 )
+from meshcache.engine.owner import moves
 from meshcache.errors import ConfigError
+from meshcache.hashing import bucket_of, partition_of
 from meshcache.model import Member, NodeId, State
+from meshcache.place import directory_path
+from meshcache.runtime.arenas import GRACE as BURIED
+from meshcache.runtime.arenas import Arenas
 from meshcache.runtime.driver import Driver, Told
 from meshcache.runtime.fork import close_inherited
 from meshcache.runtime.loaders import Loader, Loaders
 from meshcache.runtime.scout import Scout
-from meshcache.runtime.threads import start_thread
+from meshcache.runtime.threads import is_patched, start_thread
 from meshcache.runtime.tickets import AsyncTicket, SyncTicket
+from meshcache.runtime.wire import HostWire
+from meshcache.store.files import is_alive
+from meshcache.store.generations import Tenure
 from meshcache.store.near import Near
+from meshcache.transport import host
+from meshcache.transport.host import HostListener
 from meshcache.transport.zeromq import ZmqTransport
 
 __all__ = ["Runtime"]
@@ -48,11 +62,14 @@ START_TIMEOUT: Final = 10.0
 CLOSING: Final = 1.0
 """Seconds beyond its farewell that a node may take to close its sockets."""
 
+BURY_AGAIN: Final = 0.1
+
 GRACE: Final = 5.0
 """Seconds that a caller waits beyond what the engine promised, before it concludes
 that the I/O thread is gone."""
 
 _log = logging.getLogger("meshcache.members")
+_wire_log = logging.getLogger("meshcache.transport")
 
 
 @final
@@ -71,11 +88,15 @@ class Runtime:
         self._startup: BaseException | None = None
         self._started = False
         self._directory = _directory(config)
+        self._arenas = Arenas(config)
         self._scout = Scout(config, self._directory, self._found, self._died)
         self._loaders = Loaders(config, self._run_ended)
         self._transport: ZmqTransport
         self._engine: Engine
+        self._host: HostListener | None = None
+        self._wire: HostWire | None = None
         self._members: tuple[Member, ...] = ()
+        self.tenures: list[Tenure] = []
         self._driver: Driver
         self._join = start_thread("io", self._body)
         self._await_start()
@@ -84,9 +105,8 @@ class Runtime:
 
     def _await_start(self) -> None:
         with self.news:
-            self.news.wait_for(lambda: self._started, START_TIMEOUT)
-        if self._startup is None and not self._started:
-            self._startup = ConfigError("the I/O thread did not start in time")
+            if not self.news.wait_for(lambda: self._started, START_TIMEOUT):
+                self._startup = ConfigError("the I/O thread did not start in time")
         if self._startup is not None:
             raise self._startup
         try:
@@ -100,21 +120,33 @@ class Runtime:
         try:
             self._build()
         except BaseException as error:  # noqa: BLE001 - raised by `_await_start`
+            self._undo()
             self._startup = error
+            with self.news:
+                self._started = True
+                self.news.notify_all()
+            return
         with self.news:
-            self._started = True
+            self._started = self._startup is None
             self.news.notify_all()
-        if self._startup is None:
+        if self._started:
             self._driver.run()
+        else:
+            self._undo()  # It took too long, and nobody waits for it any more.
+
+    def _undo(self) -> None:
+        """Close what there is of a node that will not run."""
+        if self._host is not None:
+            self._host.close()
+        self._arenas.close()
+        transport: ZmqTransport | None = getattr(self, "_transport", None)
+        if transport is not None:
+            transport.close()
 
     def _build(self) -> None:
         config = self.config
         self._transport = ZmqTransport(config)
-        try:
-            address, data_address = self._transport.open()
-        except BaseException:
-            self._transport.close()
-            raise
+        address, data_address = self._transport.open()
         me = Member(
             NodeId(uuid4().bytes),
             time_ns(),
@@ -127,12 +159,64 @@ class Runtime:
         )
         now = monotonic()
         offset = time_ns() - int(now * 1e9)
-        self._engine = Engine(me, config, random.Random(), now, offset)
-        self._members = self._engine.members()
-        self._driver = Driver(
-            self._engine, self._transport, config, self._loaders.run, self._tell
+        arenas = self._arenas
+        memory = arenas.create(me.node_id)
+        self._engine = Engine(
+            me,
+            config,
+            random.Random(),
+            now,
+            offset,
+            memory=memory,
+            host=arenas.host,
+            open_lane=arenas.lane,
+            look=arenas.newcomers,
+            expecting=self._directory is not None or bool(config.seeds),
         )
+        arenas.publish()
+        # Looked for only now: of two who start at once, one at least sees the other.
+        self._engine.ranges.neighbours(*arenas.neighbours())
+        self._members = self._engine.members()
+        self._host = self._listen(me.node_id)
+        self._driver = Driver(
+            self._engine,
+            self._transport,
+            config,
+            self._loaders.run,
+            self._tell,
+            host=self._host,
+        )
+        self._wire = self._open_wire()
+        self.tenures = self._engine.ranges.tenures
         self._driver.post(lambda engine, at: engine.join((), at))
+
+    def _listen(self, node_id: NodeId) -> HostListener | None:
+        """Let siblings write to this node without ZeroMQ, if they see its arena."""
+        arenas = self._arenas
+        if not arenas.shared or not _has_wire(self.config):
+            return None
+        self._sweep_host()
+        try:
+            return HostListener(arenas.path, node_id)
+        except OSError as error:
+            _wire_log.warning("siblings write to this node by ZeroMQ only: %s", error)
+            return None
+
+    def _open_wire(self) -> HostWire | None:
+        if not _has_wire(self.config):
+            return None
+        return HostWire(
+            self.config,
+            self._arenas.path,
+            self._engine,
+            self._driver,
+            lambda operation: self._ask(operation)[1],
+            listener=self._host,
+        )
+
+    def _sweep_host(self) -> None:
+        directory = self._arenas.path
+        host.sweep(directory, lambda node_id: is_alive(directory, node_id))
 
     # --- what the edges find out -------------------------------------------------
 
@@ -156,11 +240,29 @@ class Runtime:
         self._members = self._engine.members()
         if isinstance(news, Changed):
             _log_change(self.me, news)
+            if news.member.state is State.DEAD:
+                self._bury(news.member)
         elif isinstance(news, Retabled):
             _log.debug("%s: %d partitions moved", self.me.name, news.moved)
         with self.news:
             self.news.notify_all()
         self._told(news)
+
+    def _bury_later(self, seconds: float, engine: Engine, now: float) -> list[Effect]:
+        return engine.remind(now + seconds, lambda _now: self._arenas.bury())
+
+    def _bury(self, member: Member) -> None:
+        """Take what a sibling's death has left.
+
+        Again in a moment, for the kernel drops a dead process's locks one by one; and
+        once more to remove it when all have had their time.
+        """
+        self._arenas.bury()
+        for seconds in (BURY_AGAIN, BURIED + BURY_AGAIN):
+            self._driver.post(partial(self._bury_later, seconds))
+        if self._wire is not None:
+            self._wire.forget(member.node_id)
+            self._sweep_host()
 
     # --- what any thread may look at ---------------------------------------------
 
@@ -206,6 +308,7 @@ class Runtime:
                 "errors": self._driver.errors,
                 "discovery_failures": self._scout.failures,
             },
+            "host_wire": {} if self._wire is None else self._wire.stats(),
         }
 
     # --- asking ------------------------------------------------------------------
@@ -217,6 +320,13 @@ class Runtime:
 
     def ask(self, operation: Asked) -> tuple[SyncTicket, Outcome]:
         """Put *operation* to the engine and wait for its outcome."""
+        if type(operation) is WriteKeys and self._wire is not None:
+            written = self._wire.write(operation)
+            if written is not None:
+                return SyncTicket(), written
+        return self._ask(operation)
+
+    def _ask(self, operation: Asked) -> tuple[SyncTicket, Outcome]:
         ticket = SyncTicket()
         if not self._driver.submit(ticket, operation):
             return ticket, Closed()
@@ -244,6 +354,16 @@ class Runtime:
             self.tell(Forsake(ticket))
             raise
 
+    def write_here(self, verb: Verb, item: Item, hashed: int) -> WriteResult | None:
+        """Do one write on this thread, if this node owns the key; else None."""
+        engine = self._engine
+        if self.tenures[partition_of(hashed)].get is not engine.store.get:
+            return None
+        result = engine.owner.direct(verb, item, hashed, monotonic())
+        if result is not None and engine.readers and moves(verb, result):
+            self.tell(Moved(bucket_of(hashed)))
+        return result
+
     def tell(self, operation: Operation) -> None:
         """Put *operation* to the engine; it has no outcome."""
         self._driver.submit(None, operation)
@@ -258,13 +378,24 @@ class Runtime:
         """Say farewell and end the threads; False if one would not end in time."""
         end = monotonic() + timeout + CLOSING
         self._driver.stop(timeout)
+        if self._wire is not None:
+            self._wire.close()
         self._loaders.close()
         looking = self._scout.stop(timeout)
-        return self._join(max(0.0, end - monotonic())) and looking
+        ended = self._join(max(0.0, end - monotonic()))
+        if ended:
+            # A thread that did not end may still write. Its arena is an orphan when
+            # this process is no more.
+            self._arenas.close()
+        return ended and looking
 
     def abandon_after_fork(self) -> None:
         """In a forked child: close what was inherited, and touch nothing else."""
         self._scout.abandon_after_fork()
+        self._arenas.abandon_after_fork()
+        for end in (self._host, self._wire):
+            if end is not None:
+                end.abandon_after_fork()
         close_inherited(self._transport.ports, self._transport.addresses())
 
 
@@ -273,6 +404,14 @@ def _directory(config: Config) -> Directory | None:
         return None
     path = directory_path(config.cluster, config.runtime_dir, os.environ)
     return Directory(path)
+
+
+def _has_wire(config: Config) -> bool:
+    """Whether threads may write to siblings by themselves.
+
+    Not in a greenlet, where waiting for a socket is the hub's.
+    """
+    return config.host_lane and host.SUPPORTED and not is_patched("socket")
 
 
 def _log_change(me: Member, change: Changed) -> None:

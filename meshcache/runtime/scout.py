@@ -77,6 +77,7 @@ class Scout:
         self._register()
         if self._directory is None and not self._providers:
             self.siblings = frozenset()
+            self._found(())
         else:
             self._join = start_thread("scout", self._run)
 

@@ -13,7 +13,7 @@ import threading
 from collections.abc import Callable
 from typing import Any, Final
 
-__all__ = ["STACK_NAME", "Lock", "allocate_lock", "start_thread"]
+__all__ = ["STACK_NAME", "Lock", "allocate_lock", "is_patched", "start_thread"]
 
 STACK_NAME: Final = "meshcache"
 Lock = _thread.LockType
@@ -27,6 +27,12 @@ def _original(name: str) -> Any:
     return monkey.get_original("_thread", name)
 
 
+def is_patched(module: str) -> bool:
+    """Whether gevent has replaced what a module of the standard library does."""
+    monkey = sys.modules.get("gevent.monkey")
+    return monkey is not None and bool(monkey.is_module_patched(module))
+
+
 def allocate_lock() -> Lock:
     """Return a lock that blocks an OS thread, never a greenlet."""
     lock: Lock = _original("allocate_lock")()
@@ -38,8 +44,7 @@ def start_thread(name: str, run: Callable[[], None]) -> Callable[[float], bool]:
 
     The thread is a daemon: a node must never keep an application from exiting.
     """
-    monkey = sys.modules.get("gevent.monkey")
-    if monkey is None or not monkey.is_module_patched("threading"):
+    if not is_patched("threading"):
         thread = threading.Thread(target=run, name=f"{STACK_NAME}-{name}", daemon=True)
         thread.start()
         return lambda timeout: _joined(thread, timeout)

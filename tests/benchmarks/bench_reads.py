@@ -10,8 +10,12 @@ faster.
 
 This process is pinned to one core, all that it talks to (the other node, the servers,
 the echo) to another: each is its own process, and a round trip is a real one. Every
-contender returns the same small dict; all but lru_cache and cachetools decode it from
-msgpack each time. `--check` holds the ratios against budgets.toml.
+contender returns the same small dict; from another process all decode it each time.
+`--check` holds the ratios against budgets.toml.
+
+Near hits expire in all caches that can do that (all but lru_cache) after 300 seconds.
+Peers are read with the host lane off, siblings through it, and both with nothing kept
+near. What eight threads count has to come out exact, or the benchmark fails.
 """
 
 from __future__ import annotations
@@ -29,7 +33,7 @@ import time
 import tomllib
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import ExitStack
-from functools import lru_cache
+from functools import lru_cache, partial
 from importlib import metadata
 from itertools import repeat
 from pathlib import Path
@@ -43,6 +47,7 @@ from rivals import Absent, memcached, on_core, redis_server, running, zmq_echo
 import meshcache
 
 BUDGETS = Path(__file__).with_name("budgets.toml")
+SHM = Path("/dev/shm")
 CACHE = "bench"
 MANY = 100
 IN_FLIGHT = 64
@@ -51,8 +56,21 @@ IN_FLIGHT = 64
 BATCH = 100
 ROUNDS = 25
 QUICK_ROUNDS = 5
+TTL = 300
+THREADS = 8
+PAYLOAD = bytes(100)
 VALUE = {"id": 7, "name": "Ada Lovelace", "email": "ada@example.org", "tags": ["a", 1]}
-PACKAGES = ("pyzmq", "msgpack", "redis", "hiredis", "pymemcache", "cachetools")
+PACKAGES = (
+    "pyzmq",
+    "msgpack",
+    "redis",
+    "hiredis",
+    "pymemcache",
+    "cachebox",
+    "cachetools",
+    "moka-py",
+    "warp-cache",
+)
 
 Measure = Callable[[int], list[float]]
 """Does so many calls and returns the seconds of each."""
@@ -99,6 +117,49 @@ def timed(call: Callable[[], object]) -> Measure:
         return times
 
     return measure
+
+
+def threaded(call: Callable[[int], object], threads: int) -> Measure:
+    """Time how long a call takes of the whole while so many threads make them."""
+
+    def measure(calls: int) -> list[float]:
+        each = calls // threads
+        ready = threading.Barrier(threads + 1)
+
+        def several() -> None:
+            ready.wait()
+            for seven in repeat(7, each):
+                call(seven)
+
+        workers = [Raising(several) for _ in range(threads)]
+        for worker in workers:
+            worker.start()
+        ready.wait()
+        start = time.perf_counter()
+        for worker in workers:
+            worker.join()
+        spent = time.perf_counter() - start
+        for worker in workers:
+            if worker.raised is not None:
+                raise worker.raised
+        return [spent / (each * threads)]
+
+    return measure
+
+
+class Raising(threading.Thread):
+    """A thread that keeps what it raised for whoever joins it."""
+
+    def __init__(self, job: Callable[[], None]) -> None:
+        super().__init__()
+        self.job = job
+        self.raised: BaseException | None = None
+
+    def run(self) -> None:
+        try:
+            self.job()
+        except BaseException as error:  # noqa: BLE001 - raised again by `threaded`
+            self.raised = error
 
 
 def awaited(
@@ -171,21 +232,27 @@ def summary(ours: list[float], batches: list[list[float]]) -> dict[str, float]:
 
 
 class Ours(NamedTuple):
-    """A node in this process, and keys of both kinds."""
+    """A node in this process, another in one of its own, and keys of both."""
 
     cache: meshcache.Cache
-    near: Callable[[int], object]
+    near: Any
     mine: str
     theirs: list[str]
 
 
-def ours(stack: ExitStack) -> Ours:
-    """Start the two nodes and store the value where it is wanted."""
+def ours(stack: ExitStack, *, lane: bool) -> Ours:
+    """Start two nodes, with shared memory or not, and store the value at both."""
     runtime_dir = stack.enter_context(tempfile.TemporaryDirectory())
     name = uuid4().hex
-    environ = {"MESHCACHE_RUNTIME_DIR": runtime_dir, "MESHCACHE_CLUSTER": name}
+    environ = {
+        "MESHCACHE_RUNTIME_DIR": runtime_dir,
+        "MESHCACHE_CLUSTER": name,
+        "MESHCACHE_HOST_LANE": str(int(lane)),
+    }
     stack.enter_context(running([sys.executable, __file__, "--worker"], environ))
-    node = stack.enter_context(meshcache.Node(cluster=name, runtime_dir=runtime_dir))
+    node = stack.enter_context(
+        meshcache.Node(cluster=name, runtime_dir=runtime_dir, host_lane=lane)
+    )
     node.wait_ready(peers=1)
     cache = node.cache(CACHE, ttl=None, near_ttl=0)
     keys: dict[bool, list[str]] = {True: [], False: []}
@@ -194,7 +261,7 @@ def ours(stack: ExitStack) -> Ours:
         keys[node.owner(CACHE, key) == node.me].append(key)
     theirs = keys[False][:MANY]
     cache.set_many(dict.fromkeys([keys[True][0], *theirs], VALUE))
-    near = node.cache("near").memoize(value_of, name="value_of")
+    near = node.cache("near", ttl=TTL).memoize(value_of, name="value_of")
     return Ours(cache, near, keys[True][0], theirs)
 
 
@@ -211,13 +278,74 @@ def work() -> None:
 def near_hit(mesh: Ours, skipped: dict[str, str]) -> Iterator[Contender]:
     yield Contender("meshcache", spun(mesh.near))
     yield Contender("functools.lru_cache", spun(lru_cache(value_of)))
-    try:
-        from cachetools import TTLCache, cached
-    except ImportError as error:
-        skipped["cachetools"] = str(error)
-        return
-    kept = cached(TTLCache(1024, 300), lock=threading.Lock())
-    yield Contender("cachetools TTLCache, lock", spun(kept(value_of)))
+    for name, memoized in memoizers(skipped).items():
+        yield Contender(name, spun(memoized(value_of)))
+
+
+def memoizers(skipped: dict[str, str]) -> dict[str, Callable[[Any], Any]]:
+    """Return the decorators that there are, each with a time to live."""
+    makers = (_cachebox, _cachebox_as_is, _cachetools, _moka, _warp)
+    found = {}
+    for make in makers:
+        try:
+            name, decorator = make()
+        except ImportError as error:
+            skipped[make.__name__.strip("_")] = str(error)
+        else:
+            found[name] = decorator
+    return found
+
+
+def _cachebox() -> tuple[str, Any]:
+    from cachebox import TTLCache, cached
+
+    return "cachebox TTLCache", cached(TTLCache(1024, TTL))
+
+
+def _cachebox_as_is() -> tuple[str, Any]:
+    from cachebox import TTLCache, cached
+
+    # As it comes it copies what can be changed, which ours does not.
+    return "cachebox TTLCache, uncopied", cached(TTLCache(1024, TTL), postprocess=None)
+
+
+def _cachetools() -> tuple[str, Any]:
+    from cachetools import TTLCache, cached
+
+    kept = TTLCache(1024, TTL)
+    return "cachetools TTLCache, lock", cached(kept, lock=threading.Lock())
+
+
+def _moka() -> tuple[str, Any]:
+    from moka_py import cached
+
+    return "moka-py", cached(maxsize=1024, ttl=TTL)
+
+
+def _warp() -> tuple[str, Any]:
+    from warp_cache import cache
+
+    return "warp-cache, memory", cache(max_size=1024, ttl=TTL)
+
+
+def from_threads(mesh: Ours) -> Iterator[Contender]:
+    yield Contender("meshcache", counted(mesh.near, threaded(mesh.near, THREADS)))
+    yield Contender("one thread", threaded(mesh.near, 1))
+
+
+def counted(memoized: Any, measure: Measure) -> Measure:
+    """Check after each measurement that every hit was counted, once."""
+
+    def checked(calls: int) -> list[float]:
+        before = memoized.cache_info()
+        times = measure(calls)
+        after = memoized.cache_info()
+        made = calls // THREADS * THREADS
+        if (after.hits - before.hits, after.misses) != (made, before.misses):
+            raise AssertionError(f"{made} hits were counted as {before} to {after}")
+        return times
+
+    return checked
 
 
 def host_get(mesh: Ours) -> Iterator[Contender]:
@@ -226,28 +354,54 @@ def host_get(mesh: Ours) -> Iterator[Contender]:
     yield Contender("functools.lru_cache", spun(lru_cache(value_of)))
 
 
+def own_set(mesh: Ours) -> Iterator[Contender]:
+    put, mine = mesh.cache.set, mesh.mine
+    yield Contender("meshcache", spun(lambda _: put(mine, PAYLOAD)))
+    yield Contender("functools.lru_cache", spun(lru_cache(value_of)))
+
+
+def sibling_get(mesh: Ours, skipped: dict[str, str]) -> Iterator[Contender]:
+    get, key = mesh.cache.get, mesh.theirs[0]
+    yield Contender("meshcache", timed(lambda: get(key)))
+    yield Contender("functools.lru_cache", timed(partial(lru_cache(value_of), 7)))
+    try:
+        from warp_cache import cache
+    except ImportError as error:
+        skipped["warp-cache, shared"] = str(error)
+        return
+    shared = cache(max_size=1024, ttl=TTL, backend="shared")(value_of)
+    yield Contender("warp-cache, shared", timed(partial(shared, 7)))
+
+
 def everything(stack: ExitStack, skipped: dict[str, str]) -> Iterator[Series]:
     """Yield the series, each with those contenders that there are."""
-    mesh = ours(stack)
+    near, mesh = ours(stack, lane=True), ours(stack, lane=False)
     cache, key, keys = mesh.cache, mesh.theirs[0], mesh.theirs
     runner = stack.enter_context(asyncio.Runner())
     assert VALUE == cache.get(key)
     assert dict.fromkeys(keys, VALUE) == cache.get_many(keys)
+    assert VALUE == near.cache.get(near.theirs[0])
     sync = [Contender("meshcache", timed(lambda: cache.get(key)))]
     many = [Contender("meshcache", timed(lambda: cache.get_many(keys)))]
     tasks = [Contender("meshcache", awaited(runner, lambda: cache.aget(key)))]
     crowd = [Contender("meshcache", in_flight(runner, lambda: cache.aget(key)))]
     packed = packb(VALUE)
     echo = stack.enter_context(zmq_echo())
-    yield Series("near hit, memoized", 20_000, [*near_hit(mesh, skipped)])
-    yield Series("host get", 5_000, [*host_get(mesh)])
+    sibling = [*sibling_get(near, skipped)]
+    own = [*own_set(near)]
+    yield Series("near hit, memoized", 20_000, [*near_hit(near, skipped)])
+    yield Series(f"near hit, {THREADS} threads", 160_000, [*from_threads(near)])
+    yield Series("host get", 5_000, [*host_get(near)])
     for reference in (sync, tasks):
         reference.append(Contender("zmq echo, raw", timed(lambda: echo(packed))))
     try:
         plain, aio = stack.enter_context(redis_server(dict.fromkeys(keys, packed)))
         stack.callback(lambda: runner.run(aio.aclose()))
         assert VALUE == unpackb(plain.get(key))
-        sync.append(Contender("redis-py", timed(lambda: unpackb(plain.get(key)))))
+        redis_get = Contender("redis-py", timed(lambda: unpackb(plain.get(key))))
+        sync.append(redis_get)
+        sibling.append(redis_get)
+        own.append(Contender("redis-py", spun(lambda _: plain.set("one", PAYLOAD))))
         many.append(
             Contender(
                 "redis-py",
@@ -268,13 +422,22 @@ def everything(stack: ExitStack, skipped: dict[str, str]) -> Iterator[Series]:
         skipped["memcached"] = str(error)
     else:
         assert VALUE == unpackb(client.get(key))
-        sync.append(Contender("pymemcache", timed(lambda: unpackb(client.get(key)))))
+        memcached_get = Contender("pymemcache", timed(lambda: unpackb(client.get(key))))
+        sync.append(memcached_get)
+        sibling.append(memcached_get)
+        own.append(
+            Contender(
+                "pymemcache", spun(lambda _: client.set("one", PAYLOAD, noreply=False))
+            )
+        )
         many.append(
             Contender(
                 "pymemcache",
                 timed(lambda: [unpackb(v) for v in client.get_many(keys).values()]),
             )
         )
+    yield Series("sibling get", 300, sibling)
+    yield Series("own set, 100 bytes", 300, own)
     yield Series("peer get, sync", 300, sync)
     yield Series("peer get, async", 300, tasks)
     yield Series(f"peer get_many of {MANY}", 20, many)
@@ -288,6 +451,7 @@ def run(*, quick: bool = False, only: str = "") -> dict[str, Any]:
     before = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else None
     results = {}
     with ExitStack() as stack:
+        stack.callback(tidy, set(SHM.glob("warp_cache_*")))
         on_core(0)
         try:
             for series in everything(stack, skipped):
@@ -302,6 +466,12 @@ def run(*, quick: bool = False, only: str = "") -> dict[str, Any]:
         "series": results,
         "skipped": skipped,
     }
+
+
+def tidy(before: set[Path]) -> None:
+    """Remove what warp-cache's shared backend leaves behind when it ends."""
+    for path in set(SHM.glob("warp_cache_*")) - before:
+        path.unlink(missing_ok=True)
 
 
 def machine() -> dict[str, Any]:

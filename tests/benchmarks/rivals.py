@@ -51,10 +51,14 @@ def _cores() -> set[int]:
 
 @contextmanager
 def running(
-    command: Sequence[str], environ: Mapping[str, str] | None = None
+    command: Sequence[str],
+    environ: Mapping[str, str] | None = None,
+    *,
+    pinned: bool = True,
 ) -> Iterator[subprocess.Popen[str]]:
-    """Run *command* on the other core until the end of the block."""
-    on_core(1)
+    """Run *command* until the end of the block, on the other core if *pinned*."""
+    if pinned:
+        on_core(1)
     try:
         process = subprocess.Popen(
             command,
@@ -64,7 +68,8 @@ def running(
             text=True,
         )
     finally:
-        on_core(0)
+        if pinned:
+            on_core(0)
     try:
         yield process
     finally:
@@ -99,45 +104,71 @@ def zmq_echo() -> Iterator[Callable[[bytes], bytes]]:
 @contextmanager
 def redis_server(content: Mapping[str, bytes]) -> Iterator[tuple[Any, Any]]:
     """Yield a redis-py client and an asyncio one, of a server that holds *content*."""
+    with redis_process() as (_, client):
+        import redis.asyncio
+
+        client.mset(dict(content))
+        yield client, redis.asyncio.Redis(port=port_of(client))
+
+
+def port_of(client: Any) -> int:
+    """Return the port of the server that a client of either kind talks to."""
+    if hasattr(client, "connection_pool"):
+        return int(client.connection_pool.connection_kwargs["port"])
+    return int(client.server[1])
+
+
+@contextmanager
+def redis_process(*, pinned: bool = True) -> Iterator[tuple[int, Any]]:
+    """Yield an empty server's process id, and a client of it."""
     try:
         import redis
-        import redis.asyncio
     except ImportError as error:
         raise Absent(str(error)) from error
     command = ("--bind", "127.0.0.1", "--save", "", "--appendonly", "no")
-    with _server("redis-server", "--port", *command) as port:
+    with _server("redis-server", "--port", *command, pinned=pinned) as (port, pid):
         client = redis.Redis(port=port)
-        client.mset(dict(content))
-        yield client, redis.asyncio.Redis(port=port)
+        yield pid, client
         client.close()
 
 
 @contextmanager
 def memcached(content: Mapping[str, bytes]) -> Iterator[Any]:
     """Yield a pymemcache client of a server that holds *content*."""
+    with memcached_process() as (_, client):
+        client.set_many(dict(content))
+        yield client
+
+
+@contextmanager
+def memcached_process(*options: str, pinned: bool = True) -> Iterator[tuple[int, Any]]:
+    """Yield an empty server's process id, and a client of it."""
     try:
         from pymemcache.client.base import Client
     except ImportError as error:
         raise Absent(str(error)) from error
     user = ("-u", "root") if os.getuid() == 0 else ()
-    with _server("memcached", "-p", "-l", "127.0.0.1", "-U", "0", *user) as port:
+    local = ("-l", "127.0.0.1", "-U", "0", *user, *options)
+    with _server("memcached", "-p", *local, pinned=pinned) as (port, pid):
         client = Client(("127.0.0.1", port), no_delay=True)
-        client.set_many(dict(content))
-        yield client
+        yield pid, client
         client.close()
 
 
 @contextmanager
-def _server(name: str, port_option: str, *options: str) -> Iterator[int]:
+def _server(
+    name: str, port_option: str, *options: str, pinned: bool
+) -> Iterator[tuple[int, int]]:
     path = shutil.which(name)
     if path is None:
         raise Absent(f"{name} is not installed")
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
-    with running([path, port_option, str(port), *options]) as process:
+    command = [path, port_option, str(port), *options]
+    with running(command, pinned=pinned) as process:
         _await_port(process, port)
-        yield port
+        yield port, process.pid
 
 
 def _await_port(process: subprocess.Popen[str], port: int) -> None:

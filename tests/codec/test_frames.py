@@ -416,7 +416,7 @@ def test_messages_are_short():
     """A read of one key is two frames; what they add to key and value is paid often."""
     rng = random.Random(1)
     rid, epoch, table = (rng.getrandbits(63) for _ in range(3))
-    fetch = Fetch(rid, epoch, table, 0, 1000, (b"users\0i42",))
+    fetch = Fetch(rid, epoch, table, 0, 1000, False, (b"users\0i42",))
     sizes = {
         "Fetch": len(CODEC.encode(fetch)) - len(b"users\0i42"),
         "Cancel": len(CODEC.encode(Cancel(rid))),
@@ -424,4 +424,4 @@ def test_messages_are_short():
         "Leased": len(CODEC.encode(Leased(rid, epoch, 30_000))),
     }
 
-    assert {"Fetch": 45, "Cancel": 20, "Filled": 33, "Leased": 32} == sizes
+    assert {"Fetch": 46, "Cancel": 20, "Filled": 33, "Leased": 32} == sizes

@@ -18,6 +18,7 @@ from meshcache.codec.messages import (
     Load,
     LoaderName,
     Loaders,
+    Ping,
     Reason,
     Refused,
     Stranger,
@@ -286,8 +287,8 @@ def test_whoever_asks_a_leaving_node_hears_it_at_once(story):
 @pytest.mark.parametrize(
     "message",
     [
-        Fetch(9, 5, 0, 0, 1, (b"c\0k",)),
-        Load(9, 5, 0, 0, 1, b"", b"c\0k", "", 0, b"", ()),
+        Fetch(9, 5, 0, 0, 1, False, (b"c\0k",)),
+        Load(9, 5, 0, 0, 1, False, b"", b"c\0k", "", 0, b"", ()),
         Write(9, 5, 0, 0, 1, Verb.SET, (Item(b"c\0k", b"", 0, 0),)),
         Clear(9, 5, 1, "c"),
         Survey(9, 5),
@@ -349,4 +350,30 @@ def test_losing_the_control_plane_is_losing_the_peer(story):
     s._do(s.engine.connection_lost("ann:1", s.now))
 
     assert Results((None,)) == s.outcome(ticket)
-    assert 1 == len([e for e in s.effects if isinstance(e, Send)])
+    sent = [e for e in s.effects if isinstance(e, Send)]
+    assert ["ann:1"] == [e.address for e in sent if isinstance(e.message, Ping)]
+
+
+def unlinked(s, name):
+    """Whether membership holds the connection to a peer for lost."""
+    [record] = s.engine.swim._core.roster.at(f"{name}:1")
+    return record.unlinked
+
+
+def test_a_lost_control_connection_is_evidence_until_it_is_made_again(story):
+    s = story("ann", "bob")
+
+    s._do(s.engine.connection_lost("ann:1", s.now))
+    assert (True, False) == (unlinked(s, "ann"), unlinked(s, "bob"))
+
+    s._do(s.engine.connection_made("ann:1", s.now))
+    assert not unlinked(s, "ann")
+
+
+def test_a_lost_data_connection_is_a_reason_to_probe_and_no_evidence(story):
+    s = story("ann", "bob")
+    s._do(s.engine.connection_lost("ann:2", s.now))
+
+    sent = [e for e in s.effects if isinstance(e, Send)]
+    assert ["ann:1"] == [e.address for e in sent if isinstance(e.message, Ping)]
+    assert not unlinked(s, "ann")

@@ -332,7 +332,7 @@ def test_the_owner_is_asked_once_for_all_who_ask_here(story):
     first = s.load(key)
     (load,) = s.sent(Load, "ann")
     assert (5, s.engine.ranges.table.epoch, 0, 30_000) == load[1:5]
-    assert (s.me.node_id, key, "", 0, b"", ()) == load[5:]
+    assert (False, s.me.node_id, key, "", 0, b"", ()) == load[5:]
     second = s.load(key)
     assert [] == s.sent(Load)
 

@@ -220,7 +220,7 @@ def test_a_flood_of_loads_that_come_and_go_leaves_nothing_behind(story):
     key = s.key("me")
     before = len(s.engine._core.agenda)
     for rid in range(500):
-        message = Load(rid, 5, 0, 0, 2**32 - 1, IDS[1], key, "", 0, b"", ())
+        message = Load(rid, 5, 0, 0, 2**32 - 1, False, IDS[1], key, "", 0, b"", ())
         s.hears(message, "ann")
         s.hears(message._replace(rid=rid + 1000), "ann")
         s.hears(message, "ann")

@@ -84,7 +84,7 @@ def test_a_key_of_a_peer_is_asked_of_its_owner(story):
     ticket = s.get(key)
 
     (fetch,) = s.sent(Fetch, "bob")
-    assert (5, s.engine.ranges.table.epoch, 0, 1000, (key,)) == fetch[1:]
+    assert (5, s.engine.ranges.table.epoch, 0, 1000, False, (key,)) == fetch[1:]
     assert [Send] == [type(effect) for effect in s.effects]
     assert s.waits(ticket)
 
@@ -232,7 +232,7 @@ def test_an_answer_has_at_least_one_value_however_long(story):
 def test_what_is_meant_for_another_process_is_refused(story, epoch):
     s = story("ann")
     for rid, message in enumerate(
-        (Fetch(0, epoch, 0, 0, 1, (b"c\0k",)), Clear(1, epoch, 1, "c"))
+        (Fetch(0, epoch, 0, 0, 1, False, (b"c\0k",)), Clear(1, epoch, 1, "c"))
     ):
         s.hears(message)
         assert [Refused(rid, Reason.WRONG_EPOCH)] == s.replied(Refused)

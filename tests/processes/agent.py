@@ -161,6 +161,16 @@ def do(method: str, *args: object, **kwargs: object) -> object:
     return getattr(cache, method)(*args, **kwargs)
 
 
+def fill(count: int) -> int:
+    """Store numbered entries, and return how many could not be."""
+    return len(cache.set_many({f"entry {n}": n for n in range(count)}))
+
+
+def count_kept(count: int) -> int:
+    """Read numbered entries one by one, and return how many are there, and right."""
+    return sum(cache.get(f"entry {n}") == n for n in range(count))
+
+
 def stats() -> dict:
     return json.loads(json.dumps(meshcache.node().stats(), default=str))
 
@@ -244,6 +254,20 @@ def replay(threads: int, seconds: float) -> None:
 
     for _ in range(threads):
         threading.Thread(target=use, daemon=True).start()
+
+
+def count(keys: list[str], threads: int, times: int) -> str:
+    """Have *threads* threads each add 1 to each of *keys*, *times* times."""
+
+    def add() -> None:
+        for _ in range(times):
+            for key in keys:
+                cache.incr(key)
+
+    with ThreadPoolExecutor(threads) as pool:
+        for adding in [pool.submit(add) for _ in range(threads)]:
+            adding.result()
+    return "done"
 
 
 def descriptors() -> dict[str, int]:

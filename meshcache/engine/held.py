@@ -1,0 +1,120 @@
+"""Requests that come again in a moment: their partition is ours, but not open yet.
+
+Its old owner has yet to seal it, or discovery to say who else is there. That takes
+milliseconds, and an answer given before would be a miss, or a second load. When
+patience is over they are let through, and find what they find.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from functools import partial
+from typing import TypeAlias, final
+
+from meshcache.codec.mail import Route
+from meshcache.codec.messages import (
+    Abandon,
+    Clear,
+    Fetch,
+    Fulfil,
+    Load,
+    Survey,
+    Write,
+)
+from meshcache.engine.core import Core
+from meshcache.engine.handover import POLL
+from meshcache.engine.ops import Closed, GetKeys, LoadKey, Operation, Ticket, WriteKeys
+from meshcache.hashing import key_hash, partition_of
+
+__all__ = ["Addressed", "HeldBack"]
+
+Addressed: TypeAlias = Fetch | Load | Write | Clear | Survey | Fulfil | Abandon
+"""What a peer says to this very process, not to one before it at its address."""
+
+
+@final
+class HeldBack:
+    """What waits for a partition to open. Confined to the driver thread.
+
+    Args:
+        core: of the engine.
+        serve: takes a peer's request, when it comes again.
+        operate: takes an operation of this process likewise.
+    """
+
+    __slots__ = ("_core", "_operate", "_serve", "_waiting")
+
+    def __init__(
+        self,
+        core: Core,
+        serve: Callable[[Addressed, Route], None],
+        operate: Callable[[Ticket, Operation], None],
+    ) -> None:
+        self._core = core
+        self._serve = serve
+        self._operate = operate
+        self._waiting: dict[Ticket, Operation] = {}
+
+    def __len__(self) -> int:
+        return len(self._waiting)
+
+    def request(self, message: Addressed, route: Route) -> bool:
+        """Hold back a peer's request if it must wait; return whether it must."""
+        if not self._must_wait(_hashes_asked(message)):
+            return False
+        agenda, now = self._core.agenda, self._core.now
+        agenda.at(now + POLL, lambda _now: self._serve(message, route))
+        return True
+
+    def operation(self, ticket: Ticket, op: Operation) -> bool:
+        """Hold back an operation if it must wait; return whether it must."""
+        if not self._must_wait(_hashes(op)):
+            return False
+        self._waiting[ticket] = op
+        self._core.agenda.at(self._core.now + POLL, partial(self._again, ticket))
+        return True
+
+    def forsake(self, ticket: Ticket) -> None:
+        """Hear that nobody waits for an operation any more."""
+        self._waiting.pop(ticket, None)
+
+    def close(self) -> None:
+        """End what waits: this node stops."""
+        for ticket in self._waiting:
+            self._core.complete(ticket, Closed())
+        self._waiting.clear()
+
+    def _again(self, ticket: Ticket, _now: float) -> None:
+        op = self._waiting.pop(ticket, None)
+        if op is not None:
+            self._operate(ticket, op)
+
+    def _must_wait(self, hashes: Iterable[int]) -> bool:
+        handover, now = self._core.handover, self._core.now
+        return handover.waiting and any(
+            handover.holds_back(partition_of(hashed), now) for hashed in hashes
+        )
+
+
+def _hashes(op: Operation) -> Iterable[int]:
+    match op:
+        case GetKeys(keys):
+            return [hashed for _, hashed in keys]
+        case WriteKeys(_, items):
+            return [hashed for _, hashed in items]
+        case LoadKey():
+            return (op.hashed,)
+        case _:
+            return ()
+
+
+def _hashes_asked(message: Addressed) -> Iterable[int]:
+    match message:
+        case Fetch():
+            return (key_hash(key) for key in message.keys)
+        case Write():
+            return (key_hash(item.key) for item in message.items)
+        case Load():
+            return (key_hash(message.key),)
+        case _:
+            return ()

@@ -1,0 +1,210 @@
+"""Writing the keys that this node owns, on whatever thread of this process.
+
+A write is done under the store's lock, in this order: the store, then the generation.
+So whoever reads after it has returned reads the new value, and no near entry made
+before it is used again, in any process of the host.
+
+The driver thread writes what peers and this process ask for. A thread of the
+application may write by itself (`direct`) what this process owns, which spares it two
+thread switches, unless something else has to happen too that only the driver can do: a
+load of that key is under way, or the partition is just being taken over.
+"""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from typing import Final, final
+
+from meshcache.clock import NEVER, HybridClock
+from meshcache.codec.messages import Item, Status, Verb
+from meshcache.codec.values import MsgpackCodec
+from meshcache.engine.ops import WriteResult
+from meshcache.errors import MeshCacheError, SerializationError, ValueTooLarge
+from meshcache.fill.flight import Flights
+from meshcache.hashing import bucket_of, partition_of
+from meshcache.store.arena import Arena
+from meshcache.store.record import Entry
+
+__all__ = ["Owner", "moves"]
+
+DONE: Final = WriteResult(Status.HIT, b"")
+NOTHING: Final = WriteResult(Status.MISS, b"")
+NOT_OURS: Final = WriteResult(Status.NOT_OWNER, b"")
+TOO_LARGE: Final = WriteResult(Status.TOO_LARGE, b"")
+NOT_A_NUMBER: Final = WriteResult(Status.NOT_A_NUMBER, b"")
+
+MAX_NUMBER: Final = 1024
+"""Bytes of a counter. Anything longer is not decoded, for that happens under the
+lock."""
+
+_numbers: Final = MsgpackCodec()
+
+
+def moves(verb: Verb, result: WriteResult) -> bool:
+    """Whether a write that ended so has moved its key's generation.
+
+    A delete has, even where nothing was stored: a load may be under way.
+    """
+    done = result.status is Status.HIT
+    return done or (verb is Verb.DELETE and result.status is Status.MISS)
+
+
+@final
+class Owner:
+    """The store, its clock and its lock. Thread-safe.
+
+    `wrote` is told the hash of each key that is written, and nobody if it is None;
+    it is for whoever moves entries in meanwhile, and set under the lock.
+    """
+
+    __slots__ = ("_busy", "_clock", "_flights", "_store", "_wall_offset_ns", "wrote")
+
+    def __init__(self, store: Arena, flights: Flights, wall_offset_ns: int) -> None:
+        self._store = store
+        self._flights = flights
+        self._clock = HybridClock()
+        self._wall_offset_ns = wall_offset_ns
+        self._busy = False
+        self.wrote: set[int] | None = None
+
+    def stamp(self, now: float) -> int:
+        """Return a version for a write that happens now."""
+        with self._store.lock:
+            return self._clock.stamp(int(now * 1e9) + self._wall_offset_ns)
+
+    def observe(self, version: int, now: float) -> None:
+        """Take note of a version made by another node."""
+        with self._store.lock:
+            self._clock.observe(version, int(now * 1e9) + self._wall_offset_ns)
+
+    # --- writes ------------------------------------------------------------------
+
+    def direct(
+        self, verb: Verb, item: Item, hashed: int, now: float
+    ) -> WriteResult | None:
+        """Do one write on the calling thread; None if that is for the driver to do.
+
+        Raises:
+            MeshCacheError: called by a signal handler or a finalizer that interrupted
+                another write of this very thread.
+        """
+        store = self._store
+        with store.lock:
+            if self._busy:
+                raise MeshCacheError(
+                    f"the write of {item.key!r:.200} came in the middle of another one "
+                    "on the same thread, from a signal handler or a finalizer; do it "
+                    "from a thread of its own"
+                )
+            if (
+                not store.granted(partition_of(hashed))
+                or self.wrote is not None
+                or self._flights.joinable(item.key) is not None
+            ):
+                return None
+            self._busy = True
+            try:
+                return self._do(verb, item, hashed, now)
+            finally:
+                self._busy = False
+
+    def apply(self, verb: Verb, item: Item, hashed: int, now: float) -> WriteResult:
+        """Do one write on the driver thread; `NOT_OURS` if the key is not ours."""
+        with self._store.lock:
+            if not self._store.granted(partition_of(hashed)):
+                return NOT_OURS
+            result = self._do(verb, item, hashed, now)
+            if moves(verb, result):
+                self._flights.detach_key(item.key)
+            return result
+
+    def fill(self, key: bytes, hashed: int, entry: Entry, now: float) -> bool:
+        """Store what a loader brought; False if the key is not ours to store.
+
+        Raises:
+            ValueTooLarge: there is no room for it.
+        """
+        with self._store.lock:
+            return self._store_entry(key, hashed, entry, now)
+
+    def _do(self, verb: Verb, item: Item, hashed: int, now: float) -> WriteResult:
+        try:
+            result = _DO[verb](self, item, hashed, now)
+        except ValueTooLarge:
+            return TOO_LARGE
+        if moves(verb, result):
+            self._store.generations.bump(bucket_of(hashed))
+        return result
+
+    def _put(
+        self, key: bytes, hashed: int, value: bytes, expires: float, now: float
+    ) -> bool:
+        entry = Entry(value, self.stamp(now), expires)
+        return self._store_entry(key, hashed, entry, now)
+
+    def _store_entry(self, key: bytes, hashed: int, entry: Entry, now: float) -> bool:
+        value, version, expires = entry
+        stored = self._store.put(
+            key, hashed, value, version=version, expires=expires, now=now
+        )
+        if self.wrote is not None:
+            self.wrote.add(hashed)
+        return stored
+
+    def _set(self, item: Item, hashed: int, now: float) -> WriteResult:
+        if item.ttl_ms == 0:
+            self._remove(item, hashed, now)
+        else:
+            expires = _expires(item.ttl_ms, now)
+            self._put(item.key, hashed, item.value, expires, now)
+        return DONE
+
+    def _add(self, item: Item, hashed: int, now: float) -> WriteResult:
+        if self._store.get(item.key, hashed, now) is not None:
+            return NOTHING
+        return self._set(item, hashed, now)
+
+    def _touch(self, item: Item, hashed: int, now: float) -> WriteResult:
+        if item.ttl_ms == 0:
+            return self._delete(item, hashed, now)
+        expires = _expires(item.ttl_ms, now)
+        found = self._store.touch(item.key, hashed, expires, now)
+        return NOTHING if found is None else DONE
+
+    def _delete(self, item: Item, hashed: int, now: float) -> WriteResult:
+        return DONE if self._remove(item, hashed, now) else NOTHING
+
+    def _remove(self, item: Item, hashed: int, now: float) -> bool:
+        if self.wrote is not None:
+            self.wrote.add(hashed)
+        return self._store.remove(item.key, hashed, now) is not None
+
+    def _incr(self, item: Item, hashed: int, now: float) -> WriteResult:
+        entry = self._store.get(item.key, hashed, now)
+        stored = item.value if entry is None else entry.value
+        number: object = None
+        if len(stored) <= MAX_NUMBER:
+            with suppress(SerializationError):
+                number = _numbers.decode(stored)
+        if type(number) is not int:
+            return NOT_A_NUMBER
+        encoded = _numbers.encode(number + item.delta)
+        if entry is not None:
+            self._put(item.key, hashed, encoded, entry.expires, now)
+        elif item.ttl_ms != 0:
+            expires = _expires(item.ttl_ms, now)
+            self._put(item.key, hashed, encoded, expires, now)
+        return WriteResult(Status.HIT, encoded)
+
+
+def _expires(ttl_ms: int, now: float) -> float:
+    return NEVER if ttl_ms < 0 else now + ttl_ms / 1000
+
+
+_DO: Final = {
+    Verb.SET: Owner._set,  # noqa: SLF001 - the table is part of the class
+    Verb.ADD: Owner._add,  # noqa: SLF001
+    Verb.TOUCH: Owner._touch,  # noqa: SLF001
+    Verb.DELETE: Owner._delete,  # noqa: SLF001
+    Verb.INCR: Owner._incr,  # noqa: SLF001
+}
