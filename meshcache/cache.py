@@ -69,6 +69,7 @@ class Options(TypedDict, total=False):
     near_ttl: float | None
     jitter: float
     codec: str | Codec
+    copy: bool
 
 
 @final
@@ -89,6 +90,8 @@ class Cache:
             stored together does not expire together. 0 to 1.
         codec: how values become bytes: "msgpack" (exact for many types), "json",
             "bytes", or your own `Codec`.
+        copy: give each caller an object of its own, decoded anew, which it may change.
+            By default those of one process share what is near, and must not change it.
         node: the node to use. None is the default node; a callable returns one.
 
     Raises:
@@ -108,6 +111,7 @@ class Cache:
             ttl=checked_ttl(options.get("ttl", DEFAULT_TTL), "ttl"),
             near_ttl=checked_ttl(options.get("near_ttl"), "near_ttl"),
             jitter=_checked_jitter(options.get("jitter", DEFAULT_JITTER)),
+            copy=_checked_copy(options.get("copy", False)),
             home=node,
         )
 
@@ -546,6 +550,12 @@ def _checked_number(number: object, what: str) -> int:
     if isinstance(number, bool) or not isinstance(number, int):
         raise NotANumber(f"{what}={number!r} is no integer")
     return int(number)
+
+
+def _checked_copy(copy: object) -> bool:
+    if not isinstance(copy, bool):
+        raise ConfigError(f"copy={copy!r} is neither True nor False")
+    return copy
 
 
 def _checked_jitter(jitter: object) -> float:

@@ -69,9 +69,13 @@ _FUNCTION: Final = """\
             if _mesh_entry.visited < _mesh_visited_max:
                 _mesh_entry.visited += 1
             _mesh_hit()
-            return _mesh_entry.value
+            return {value}
     return {wait}_mesh_answer(({arguments}))
 """
+
+
+_SHARED: Final = "_mesh_entry.value"
+_COPIED: Final = "_mesh_decode(_mesh_entry.value)"
 
 
 class Settings(NamedTuple):
@@ -283,12 +287,14 @@ def _wrapper(memo: Memo) -> Callable[..., Any]:
         near_key=kept[0] if len(kept) == 1 else f"({_listed(kept)})",
         wait="await " if memo.is_async else "",
         arguments=_listed(names),
+        value=_COPIED if memo.region.copy else _SHARED,
     )
     scope = {
         "region": memo.region,
         "now": monotonic,
         "visited_max": VISITED_MAX,
         "hit": memo.region.tally.near,
+        "decode": memo.region.codec.decode,
         "answer": _of_all(memo, answer),
     }
     named = {RESERVED + name: value for name, value in scope.items()}

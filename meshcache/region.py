@@ -109,6 +109,7 @@ class Region:
         ttl: float | None,
         near_ttl: float | None,
         jitter: float,
+        copy: bool,
         home: Home,
     ) -> None:
         self.name: Final = name
@@ -116,7 +117,8 @@ class Region:
         self.ttl: Final = ttl
         self.near_ttl: Final = near_ttl
         self.jitter: Final = jitter
-        self.id: Final = _identity(name, codec, near_ttl)
+        self.copy: Final = copy
+        self.id: Final = _identity(name, codec, near_ttl, copy=copy)
         self.tally: Final = Tally()
         self.runtime: Runtime | None = None
         # The runtime's near entries, or none: what a memoized call looks at first.
@@ -146,6 +148,7 @@ class Region:
             ttl=self.ttl,
             near_ttl=self.near_ttl,
             jitter=self.jitter,
+            copy=self.copy,
             home=self._home,
         )
 
@@ -219,7 +222,8 @@ class Region:
             if entry.visited < VISITED_MAX:
                 entry.visited += 1
             self.tally.near()
-            return entry.value
+            value = entry.value
+            return self.codec.decode(value) if self.copy else value
         full = self.prefix + (encode_key(key) if encoded is None else encoded)
         return self._host(runtime, near_key, full, key_hash(full), now)
 
@@ -247,7 +251,7 @@ class Region:
             until = now + near_ttl
             runtime.near.put(
                 near_key,
-                value,
+                encoded if self.copy else value,
                 expires=min(expires, until),
                 stamp=Stamp(tenure, bucket, generation),
                 weight=len(encoded),
@@ -263,9 +267,10 @@ class Region:
     def held(self, runtime: Runtime, near_key: object) -> Any:
         """Return what this process holds decoded by its near key, or MISSING."""
         found = runtime.near.get(near_key, monotonic(), self._shelf)
-        if found is not MISSING:
-            self.tally.near()
-        return found
+        if found is MISSING:
+            return MISSING
+        self.tally.near()
+        return self.codec.decode(found) if self.copy else found
 
     def near_key(self, key: object) -> object:
         """Return what stands for *key* in the near cache of this region."""
@@ -295,7 +300,7 @@ class Region:
             now = monotonic()
             runtime.near.put(
                 near_key,
-                value,
+                got.value if self.copy else value,
                 expires=min(got.expires, now + self._keeps),
                 stamp=got.stamp,
                 weight=len(got.value),
@@ -580,7 +585,7 @@ class Region:
         return max(1, int(seconds * (1 - less) * 1000))
 
 
-def _identity(name: str, codec: Codec, near_ttl: float | None) -> str:
+def _identity(name: str, codec: Codec, near_ttl: float | None, *, copy: bool) -> str:
     """Return what regions have in common that may use each other's decoded values.
 
     Two caches of one name and the same options may, so one made anew for each request
@@ -589,4 +594,4 @@ def _identity(name: str, codec: Codec, near_ttl: float | None) -> str:
     """
     ours = isinstance(codec, MsgpackCodec | JsonCodec | BytesCodec)
     # Interned, so that a look-up compares pointers.
-    return intern(f"{name}\0{codec.name if ours else next(_ids)}\0{near_ttl}")
+    return intern(f"{name}\0{codec.name if ours else next(_ids)}\0{near_ttl}\0{copy}")

@@ -560,6 +560,34 @@ def test_the_owner_reads_what_another_wrote_at_once(pair, name, do, owned_by):
         assert value == do(owner, "get", key)
 
 
+@pytest.mark.parametrize("memoized", [False, True])
+def test_with_copy_each_caller_may_change_what_it_gets(solo, name, memoized):
+    cache = solo.cache(name, copy=True)
+    if memoized:
+        read = cache.memoize(name="f")(lambda: {"tags": ["a"]})
+    else:
+        cache.set("k", {"tags": ["a"]})
+        read = partial(cache.get, "k")
+    for _ in range(3):
+        read()["tags"].append("mine")
+
+    assert {"tags": ["a"]} == read()
+    assert solo.stats()["reads"]["near"] >= 2
+
+
+def test_without_copy_the_callers_of_a_process_share_what_is_near(solo, name):
+    cache = solo.cache(name)
+    cache.set("k", ["a"])
+    cache.get("k")
+
+    assert cache.get("k") is cache.get("k")
+
+
+def test_copy_is_true_or_false(solo):
+    with pytest.raises(ConfigError, match="copy='yes'"):
+        solo.cache("c", copy="yes")
+
+
 def test_a_write_soon_ends_what_the_other_node_has_near(spot, do, until):
     cache, far, key = spot.cache(), spot.far(), spot.key()
     for value in range(1, 20):

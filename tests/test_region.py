@@ -21,7 +21,8 @@ SECONDS = st.one_of(
 
 
 def region(name="users", **options):
-    options = {"ttl": 300.0, "near_ttl": None, "jitter": 0.0, "home": None} | options
+    options = {"ttl": 300.0, "near_ttl": None, "jitter": 0.0} | options
+    options = {"copy": False, "home": None} | options
     return Region(name, codec=options.pop("codec", codec("msgpack")), **options)
 
 
