@@ -247,7 +247,7 @@ class Region:
             return MISSING
         self.tally.host()
         near_ttl = self._keeps
-        if near_ttl:
+        if near_ttl and runtime.near.admits(hashed):
             until = now + near_ttl
             runtime.near.put(
                 near_key,

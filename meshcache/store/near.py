@@ -29,6 +29,7 @@ alone.
 from __future__ import annotations
 
 from _thread import RLock
+from array import array
 from collections.abc import Hashable
 from typing import Any, Final, Protocol, TypeAlias, final
 
@@ -41,6 +42,9 @@ __all__ = ["VISITED_MAX", "Near", "NearEntry", "NearShelf"]
 
 
 _STALE: Final = 1
+_DOOR: Final = 2
+"""Keys that were asked for lately and are remembered, for each entry that is kept."""
+
 _ENDED: Final = float("-inf")
 
 
@@ -90,6 +94,8 @@ class Near:
 
     __slots__ = (
         "_busy",
+        "_door",
+        "_door_size",
         "_lock",
         "_max_bytes",
         "_policy",
@@ -117,6 +123,8 @@ class Near:
         )
         self.entries: Final = self._policy.entries
         self._max_bytes = max_bytes
+        self._door: array[int] | None = None
+        self._door_size = _DOOR * max_entries
         self._lock: Any = RLock() if lock is None else lock
         self._busy = False
         self.puts = 0
@@ -144,6 +152,26 @@ class Near:
     def weight(self) -> int:
         """The weight of all entries."""
         return self._policy.weight
+
+    def admits(self, hashed: int) -> bool:
+        """Return whether what is cheap to read again is worth keeping.
+
+        While there is room, always; after that when it was asked for not long ago. Most
+        keys that are read once are not read again soon, and to keep one costs as much
+        as to read it from another process's memory (TinyLFU's doorkeeper, TOS'17,
+        section 3.4.2). Threads that ask at once may both be told either.
+
+        Args:
+            hashed: the hash of the key as the cluster knows it.
+        """
+        door = self._door
+        if door is None:
+            return True
+        slot = hashed % len(door)
+        if door[slot] == hashed:
+            return True
+        door[slot] = hashed
+        return False
 
     def shelf(self, name: str) -> NearShelf:
         """Return the shelf of that name: keys of their own, in the same room."""
@@ -245,6 +273,8 @@ class Near:
             return
         policy.store(entry, now, shelf)
         self.puts += 1
+        if self._door is None and policy.evicted:
+            self._door = array("Q", bytes(8 * self._door_size))
 
     @staticmethod
     def _end(entry: NearEntry | None) -> None:

@@ -136,10 +136,16 @@ def test_never_do_two_have_the_same_partition(host):
 
 @pytest.mark.slow
 def test_of_two_newcomers_that_do_not_know_each_other_one_opens(host):
-    """Each would own it by its own table; who comes second waits for the first."""
+    """Each would own it by its own table; who comes second waits for the first.
+
+    cat looks for seals at other moments than bob, and is the first to see ann's. He
+    knows nothing of her: she came after him.
+    """
     h = alone(host)
-    for name in ("bob", "cat"):
-        h.starts(name, found=False)
+    h.starts("bob", found=False)
+    h.passes(0.002)
+    h.starts("cat", found=False)
+    h.passes(0.019)
     h.holds("ann")
     for name in ("bob", "cat"):
         # What ann would say, if she did not yet know of the other.
@@ -147,6 +153,8 @@ def test_of_two_newcomers_that_do_not_know_each_other_one_opens(host):
     both = [p for p in range(16_384) if h.would_own("bob", p) and h.would_own("cat", p)]
     assert both
     h.claim("ann")
+    h.passes(0.002)
+    assert h.nodes["cat"].granted(both[0])
     h.passes(0.1)
 
     holders = [h.nodes["bob"].granted(p) + h.nodes["cat"].granted(p) for p in both]

@@ -336,6 +336,21 @@ def test_a_living_arena_that_membership_has_not_met_is_waited_for(host):
     assert 0 == granted(h, "bob")
 
 
+def test_an_arena_whose_owner_ended_before_it_was_met_is_let_go(host):
+    h = alone(host)
+    keys = fill(h, "ann")
+    ann = h.nodes["ann"].me.node_id
+    bob = h.starts("bob", found=False)
+    assert None is not bob.ranges.lane(ann)
+    h.crashes("ann")
+    h.claim("ann")
+    h.discovers("bob")
+    h.settles()
+
+    assert written(keys) == seen(h, "bob", keys)
+    assert None is bob.ranges.lane(ann)
+
+
 @pytest.mark.slow
 def test_a_newcomer_of_two_that_start_at_once_takes_nothing_twice(host):
     h = host()

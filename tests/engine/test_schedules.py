@@ -21,6 +21,9 @@ NAMES: Final = [f"n{number}" for number in range(40)]
 MOST: Final = 4
 KEYS: Final = 8
 STEPS: Final = 120
+TELLING: Final = (44, 51, 57, 71, 74, 75, 142, 192)
+"""Seeds that have found something: an arena asked that was not the last holder's, two
+newcomers that opened the same partition, a last holder that forgot it was the last."""
 
 
 class Ledger:
@@ -47,14 +50,6 @@ class Ledger:
         """Whether *value* was read after something newer had been written."""
         return value is not None and int(value) < self.floor.get(key, 0)
 
-    def is_lost(self, key: bytes, value: bytes | None) -> bool:
-        return (
-            value is None
-            and key in self.floor
-            and key not in self.deleted
-            and key not in self.open
-        )
-
 
 class Schedule:
     """One seed's story."""
@@ -69,8 +64,6 @@ class Schedule:
         self.names = iter(NAMES)
         self.unclaimed: set[str] = set()
         self.unrest = self.rng.choice([0.05, 0.1, 0.3])
-        self.lost = 0
-        self.reads = 0
 
     @property
     def running(self) -> list[str]:
@@ -103,7 +96,7 @@ class Schedule:
                     self.starts()
         elif len(running) > 1:
             name = self.rng.choice(running)
-            self.host.leaves(name) if act == "leave" else self.crashes(name)
+            (self.host.leaves if act == "leave" else self.crashes)(name)
 
     def starts(self) -> None:
         orphans = [self.claims(name) for name in list(self.unclaimed)]
@@ -144,7 +137,6 @@ class Schedule:
 
     def reads_lane(self, name: str, key: bytes) -> None:
         seat = self.host.nodes[name]
-        self.reads += 1
         if seat.kept(key, self.host.now) is None:
             seat.lane(key, self.host.now)
 
@@ -199,6 +191,7 @@ class Schedule:
                     )
 
 
-@pytest.mark.parametrize("seed", range(40))
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", [*range(8), *TELLING])
 def test_no_schedule_brings_an_old_value(host, seed):
     Schedule(host, seed).run()

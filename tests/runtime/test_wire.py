@@ -174,6 +174,12 @@ def test_what_is_not_for_the_wire_goes_the_ordinary_way(world, operation):
     assert [] == world.asked
 
 
+def test_what_no_frame_can_hold_is_not_even_encoded(world):
+    world.wire.write(write(b"k" * MAX_FRAME))
+
+    assert 0 == world.wire.stats()["sent"]
+
+
 def test_an_owner_that_is_avoided_is_not_asked(world):
     world.avoided = True
 

@@ -161,6 +161,32 @@ class Last:
         self.act()
 
 
+def test_while_there_is_room_everything_is_admitted(near, tenure):
+    for key in range(MAX_ENTRIES):
+        assert near.admits(hash((key,)))
+        keep(near, key, key, tenure.stamp(3))
+
+    assert near.admits(7)
+    assert 0 == near.evictions
+
+
+def test_when_it_is_full_a_key_is_admitted_that_was_asked_for_lately(near, tenure):
+    for key in range(MAX_ENTRIES + 1):
+        keep(near, key, key, tenure.stamp(3))
+
+    assert [False, True, True] == [near.admits(7) for _ in range(3)]
+    assert not near.admits(7 + 2 * MAX_ENTRIES)
+    assert not near.admits(7)
+
+
+def test_one_scan_of_strangers_is_not_admitted(near, tenure):
+    for key in range(MAX_ENTRIES + 1):
+        keep(near, key, key, tenure.stamp(3))
+    rng = Random(5)
+
+    assert not any(near.admits(rng.getrandbits(64)) for _ in range(1000))
+
+
 def test_a_finalizer_may_call_the_cache_while_it_evicts(tenure):
     near = Near(1, MAX_BYTES)
     stamp = tenure.stamp(3)
