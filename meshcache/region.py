@@ -234,6 +234,8 @@ class Region:
         get = tenure.get
         if get is None:
             return MISSING
+        if runtime.bell[0]:
+            runtime.give_way()
         bucket = bucket_of(hashed)
         generation = tenure.table[bucket]  # Before the read: see `Stamp`.
         found = get(full, hashed, now)

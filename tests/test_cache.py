@@ -560,6 +560,17 @@ def test_the_owner_reads_what_another_wrote_at_once(pair, name, do, owned_by):
         assert value == do(owner, "get", key)
 
 
+@pytest.mark.parametrize("act", ["get", "set"])
+def test_a_thread_at_work_gives_way_to_a_sibling_that_has_rung(solo, name, act):
+    cache = solo.cache(name, near_ttl=0)
+    cache.set("k", 1)
+    bell = cache.region.runtime.engine.store.bell
+    bell[0] = 1
+    (cache.get if act == "get" else partial(cache.set, value=2))("k")
+
+    assert 0 == bell[0]
+
+
 @pytest.mark.parametrize("memoized", [False, True])
 def test_with_copy_each_caller_may_change_what_it_gets(solo, name, memoized):
     cache = solo.cache(name, copy=True)

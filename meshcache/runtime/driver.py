@@ -18,6 +18,7 @@ driver asleep and wakes it.
 from __future__ import annotations
 
 import logging
+from _thread import allocate_lock
 from collections import deque
 from collections.abc import Callable, Iterable
 from typing import Final, TypeAlias, final
@@ -50,6 +51,9 @@ __all__ = ["Driver", "Told"]
 OPERATIONS_PER_TURN: Final = 256
 IDLE_POLL: Final = 1.0
 FAREWELL_POLL: Final = 0.05
+GIVE_WAY: Final = 0.0002
+"""Seconds for which a thread lets the I/O thread go first, at most."""
+
 _CONTROL: Final = frozenset(CONTROL.values())
 
 Told: TypeAlias = Changed | Retabled
@@ -95,6 +99,9 @@ class Driver:
         if host is not None:
             transport.watch(host.fileno())
         self._wakeups = Wakeups()
+        self._way = allocate_lock()
+        self._way.acquire()
+        self._wanted = False
         self._sleeping = False
         self._stop_by: float | None = None
         self._warned: set[str] = set()
@@ -116,6 +123,15 @@ class Driver:
         """Have something else done to the engine on its own thread."""
         self._posts.append(post)
         self._wake()
+
+    def give_way(self) -> None:
+        """Let the I/O thread have a turn before the calling thread goes on.
+
+        The interpreter would let a busy thread run for its whole switch interval,
+        5 ms, while a sibling process waits for an answer.
+        """
+        self._wanted = True
+        self._way.acquire(timeout=GIVE_WAY)
 
     def stop(self, timeout: float) -> None:
         """Say farewell for at most *timeout* seconds, then end the thread."""
@@ -158,6 +174,10 @@ class Driver:
             self.errors += 1
             _log.exception("a turn of the I/O thread failed; going on with the next")
         self._wake_loops()
+        if self._wanted:
+            self._wanted = False
+            if self._way.locked():
+                self._way.release()
 
     def _wake_loops(self) -> None:
         """Settle what tasks wait for; a lease that reached nobody passes on."""

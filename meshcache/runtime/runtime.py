@@ -12,7 +12,7 @@ import logging
 import os
 import random
 import socket
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from threading import Condition
 from typing import Any, Final, final
@@ -97,6 +97,7 @@ class Runtime:
         self._wire: HostWire | None = None
         self._members: tuple[Member, ...] = ()
         self.tenures: list[Tenure] = []
+        self.bell: Sequence[int] = (0,)
         self._driver: Driver
         self._join = start_thread("io", self._body)
         self._await_start()
@@ -188,6 +189,7 @@ class Runtime:
         )
         self._wire = self._open_wire()
         self.tenures = self._engine.ranges.tenures
+        self.bell = self._engine.store.bell
         self._driver.post(lambda engine, at: engine.join((), at))
 
     def _listen(self, node_id: NodeId) -> HostListener | None:
@@ -359,10 +361,20 @@ class Runtime:
         engine = self._engine
         if self.tenures[partition_of(hashed)].get is not engine.store.get:
             return None
+        if self.bell[0]:
+            self.give_way()
         result = engine.owner.direct(verb, item, hashed, monotonic())
         if result is not None and engine.readers and moves(verb, result):
             self.tell(Moved(bucket_of(hashed)))
         return result
+
+    def give_way(self) -> None:
+        """Let a sibling that has rung have its answer before this thread goes on.
+
+        Called in the course of reads and writes, by whoever finds `bell` rung.
+        """
+        self._engine.store.bell[0] = 0
+        self._driver.give_way()
 
     def tell(self, operation: Operation) -> None:
         """Put *operation* to the engine; it has no outcome."""

@@ -157,6 +157,9 @@ class HostWire:
         except LocalProtocolError:
             raise NotSent from None
         next(self._counts["sent"])
+        lane = self._engine.ranges.lane(member.node_id)
+        if lane is not None:
+            lane.ring()
         read = partial(self._read, rid, len(items))
         return self._caller.call(member.node_id, frame, self._timeout, read)
 

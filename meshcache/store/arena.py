@@ -105,6 +105,8 @@ class Arena:
     `hashed` is always `key_hash(key)`, which the caller has at hand. `generations`
     belong to the entries, but it is the engine that moves them.
 
+    `bell` is one number, set to 1 by a sibling that waits for this process.
+
     `get`, `peek`, `walk` and `granted` are thread-safe. All else is for one at a time:
     callers hold `lock` around it.
     """
@@ -129,6 +131,7 @@ class Arena:
         "_small",
         "_tenures",
         "_units_at",
+        "bell",
         "generations",
         "get",
         "lock",
@@ -171,6 +174,7 @@ class Arena:
         self._grants = bytearray(PARTITIONS)
         self._counts = dict.fromkeys(_COUNTS, 0)
         self.generations: Final = Generations(parts.generations)
+        self.bell: Final = parts.header[Words.BELL : Words.BELL + 1]
         self.lock: Final = RLock()
         self.get: Final = reader.get
         self.peek: Final = reader.peek

@@ -91,6 +91,7 @@ class Words:
     MAIN_BYTES: Final = 8
     STATE: Final = 9
     CLEARED: Final = 10  # Two words, see marks.py.
+    BELL: Final = 12
 
 
 class Layout(NamedTuple):

@@ -357,6 +357,10 @@ class View:
         """Return when *partition* was sealed, as `seal_time` has it; 0 if not told."""
         return self._parts.seals[partition]
 
+    def ring(self) -> None:
+        """Tell the owner's threads that somebody waits for its I/O thread."""
+        self._parts.header[Words.BELL] = 1
+
     def seal_all(self, at: float = 0.0) -> None:
         """Seal every partition of an orphan, whose lock the caller holds."""
         seal_all(self._parts, at)

@@ -24,7 +24,7 @@ from typing import Any
 from uuid import uuid4
 
 from fleet import fleet, serve
-from rivals import Absent, memcached_process, redis_process
+from rivals import Absent, memcached_process, redis_process, shared_memory
 
 import meshcache
 
@@ -90,7 +90,7 @@ Measured = tuple[int, int, int]
 
 def ours(stack: ExitStack, entries: int) -> Measured:
     room = FIXED_ROOM + ROOM_PER_ENTRY * entries
-    directory = stack.enter_context(tempfile.TemporaryDirectory())
+    directory = stack.enter_context(tempfile.TemporaryDirectory(dir=shared_memory()))
     environ = {
         "MESHCACHE_RUNTIME_DIR": directory,
         "MESHCACHE_CLUSTER": uuid4().hex,

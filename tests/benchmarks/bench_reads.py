@@ -42,7 +42,15 @@ from typing import Any, NamedTuple
 from uuid import uuid4
 
 from msgpack import packb, unpackb
-from rivals import Absent, memcached, on_core, redis_server, running, zmq_echo
+from rivals import (
+    Absent,
+    memcached,
+    on_core,
+    redis_server,
+    running,
+    shared_memory,
+    zmq_echo,
+)
 
 import meshcache
 
@@ -242,7 +250,7 @@ class Ours(NamedTuple):
 
 def ours(stack: ExitStack, *, lane: bool) -> Ours:
     """Start two nodes, with shared memory or not, and store the value at both."""
-    runtime_dir = stack.enter_context(tempfile.TemporaryDirectory())
+    runtime_dir = stack.enter_context(tempfile.TemporaryDirectory(dir=shared_memory()))
     name = uuid4().hex
     environ = {
         "MESHCACHE_RUNTIME_DIR": runtime_dir,

@@ -22,6 +22,7 @@ from typing import Any
 from uuid import uuid4
 
 from fleet import Worker, fleet, serve
+from rivals import shared_memory
 
 import meshcache
 
@@ -76,7 +77,7 @@ def _value(number: int) -> bytes:
 
 
 def one_round(entries: int) -> dict[str, float]:
-    with tempfile.TemporaryDirectory() as runtime_dir:
+    with tempfile.TemporaryDirectory(dir=shared_memory()) as runtime_dir:
         environ = {
             "MESHCACHE_RUNTIME_DIR": runtime_dir,
             "MESHCACHE_CLUSTER": uuid4().hex,

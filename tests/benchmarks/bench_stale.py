@@ -25,6 +25,7 @@ from typing import Any
 from uuid import uuid4
 
 from fleet import ask_all, fleet, serve
+from rivals import shared_memory
 
 import meshcache
 from meshcache.testing.history import Read, Write, not_linearizable, stale_reads
@@ -113,7 +114,7 @@ def planted(writes: list[Write]) -> Read:
 
 
 def run(writes: int) -> dict[str, Any]:
-    with tempfile.TemporaryDirectory() as runtime_dir:
+    with tempfile.TemporaryDirectory(dir=shared_memory()) as runtime_dir:
         environ = {
             "MESHCACHE_RUNTIME_DIR": runtime_dir,
             "MESHCACHE_CLUSTER": uuid4().hex,

@@ -32,7 +32,13 @@ from typing import Any
 from uuid import uuid4
 
 from fleet import Worker, ask_all, fleet, serve
-from rivals import Absent, memcached_process, port_of, redis_process
+from rivals import (
+    Absent,
+    memcached_process,
+    port_of,
+    redis_process,
+    shared_memory,
+)
 
 import meshcache
 
@@ -184,7 +190,9 @@ def compete(
 def run(keys: int, seconds: float, drawn: int, rounds: int = ROUNDS) -> dict[str, Any]:
     with ExitStack() as stack:
         environ = {
-            "MESHCACHE_RUNTIME_DIR": stack.enter_context(tempfile.TemporaryDirectory()),
+            "MESHCACHE_RUNTIME_DIR": stack.enter_context(
+                tempfile.TemporaryDirectory(dir=shared_memory())
+            ),
             "MESHCACHE_CLUSTER": uuid4().hex,
             "MESHCACHE_MAX_BYTES": str(
                 max(LEAST_BYTES, BYTES_PER_KEY * keys // PROCESSES)

@@ -31,7 +31,6 @@ class Ledger:
 
     def __init__(self) -> None:
         self.floor: dict[bytes, int] = {}
-        self.deleted: set[bytes] = set()
         self.open: dict[bytes, int] = {}
         self.next = 0
 
@@ -40,11 +39,10 @@ class Ledger:
         self.open[key] = self.next
         return self.next
 
-    def end(self, key: bytes, *, verb: Verb, done: bool) -> None:
+    def end(self, key: bytes, *, done: bool) -> None:
         number = self.open.pop(key)
         if done:
             self.floor[key] = number
-            (self.deleted.add if verb is Verb.DELETE else self.deleted.discard)(key)
 
     def is_old(self, key: bytes, value: bytes | None) -> bool:
         """Whether *value* was read after something newer had been written."""
@@ -154,15 +152,15 @@ class Schedule:
         result = self.host.direct(name, verb, key, b"%d" % number)
         if result is not None:
             assert result.status in {Status.HIT, Status.MISS}
-            self.ledger.end(key, verb=verb, done=True)
+            self.ledger.end(key, done=True)
             return
 
         def done(outcome: Any) -> None:
             result = outcome.results[0] if isinstance(outcome, WriteResults) else None
             if isinstance(result, WriteResult):
-                self.ledger.end(key, verb=verb, done=True)
+                self.ledger.end(key, done=True)
             elif isinstance(result, Unreached) and not result.unknown:
-                self.ledger.end(key, verb=verb, done=False)
+                self.ledger.end(key, done=False)
             else:
                 self.retires(key)
 

@@ -196,6 +196,17 @@ def test_a_newcomer_sees_the_living_and_the_dead_apart(processes):
     assert [two.node_id] == [view.node_id for view in dead]
 
 
+def test_who_has_come_is_told_once(processes):
+    one = processes().begins()
+    assert [] == one.arenas.newcomers()
+    two = processes().begins()
+    assert [two.node_id] == [view.node_id for view in one.arenas.newcomers()]
+    assert [] == one.arenas.newcomers()
+    three = processes().begins()
+
+    assert [three.node_id] == [view.node_id for view in one.arenas.newcomers()]
+
+
 def test_of_two_newcomers_both_see_the_dead(processes):
     processes().begins().dies()
     one, two = processes().begins(), processes().begins()
