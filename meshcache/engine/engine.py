@@ -543,6 +543,8 @@ class Engine:
             if peer.followed and now + BEAT - peer.heard > SILENCE:
                 peer.followed = False
                 peer.generations.bump_all()
+        core.ranges.reclaim(now)
+        self._settle_soon()
         core.agenda.at(now + BEAT, self._beat)
 
     # --- outputs -----------------------------------------------------------------

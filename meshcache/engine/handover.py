@@ -164,16 +164,22 @@ class Handover:
             since = self._expected_since
             found = [Sealed(p, None, since) for p in sorted(self._expected)]
             self._expected.clear()
+        deposed: dict[View, list[int]] = {}
         for partition, (view, node_id, since) in list(self._waiting.items()):
-            if view.sealed(partition):
-                found.append(Sealed(partition, view, since))
-            elif self.waits(since, now) or not gone(node_id):
-                continue
-            else:
+            if not view.sealed(partition):
+                if self.waits(since, now) or not gone(node_id):
+                    continue
+                deposed.setdefault(view, []).append(partition)
                 self.counts.unsealed += 1
-                found.append(Sealed(partition, None, since))
+            found.append(Sealed(partition, view, since))
             del self._waiting[partition]
+        for view, partitions in deposed.items():
+            view.depose(partitions, now)
         return found
+
+    def awaits(self, partition: int) -> bool:
+        """Whether *partition* is ours and not open yet, for a reason."""
+        return partition in self._waiting or partition in self._expected
 
     def waits(self, since: float, now: float) -> bool:
         """Whether patience lasts with what was begun at *since*."""
@@ -183,6 +189,8 @@ class Handover:
 
     def adopt(self, view: View, partitions: Iterable[int]) -> None:
         """Begin to copy what *view* has of *partitions*, all of them sealed there."""
+        if not view.used:
+            return
         source = _Source(view, set(partitions))
         self._sources.append(source)
         self._arriving |= source.partitions

@@ -144,6 +144,8 @@ class Ranges:
             # We thought that all was ours, and had opened none of it. What still is
             # comes from those who were here before.
             self._expecting = False
+            me = self._me.node_id
+            old = Placement().update([m for m in new.members if m.node_id != me])
             moved = sorted({*moved, *new.partitions_of(self._me.node_id)})
         for partition in moved:
             self.tenures[partition].end()
@@ -167,6 +169,23 @@ class Ranges:
         if lost:
             self._store.give_up(lost, now)
         self._open(gained, old, now)
+
+    def reclaim(self, now: float) -> None:
+        """Open again what others have sealed here, taking us for dead.
+
+        They held it meanwhile, so it is theirs to seal first, and to hand over.
+        """
+        table, store = self.table, self._store
+        deposed = [
+            partition
+            for partition in table.partitions_of(self._me.node_id)
+            if not store.granted(partition) and not self._handover.awaits(partition)
+        ]
+        for partition in deposed:
+            self.tenures[partition].end()
+        with store.lock:
+            free = [Sealed(p, None, now) for p in deposed if self._gains(p, now)]
+            self._open(free, table, now)
 
     def _gains(self, partition: int, now: float) -> bool:
         """Whether a partition that has become ours is to be opened, and at once."""
@@ -200,9 +219,12 @@ class Ranges:
             self._handover.opened(partition)
             self.tenures[partition] = self._tenure_of(self._me)
             opened.append(partition)
-            far = old is not None and self._is_far(old.owner(partition))
-            source = None if far else self._source(partition, waited)
-            if source is not None:
+            if old is not None and self._is_far(old.owner(partition)):
+                continue
+            held = self._holders(partition, waited)
+            if self._was_last(partition, held):
+                self._store.reopen(partition, tenure)
+            elif source := self._source(partition, waited, held):
                 inherited.setdefault(source, []).append(partition)
         for view, partitions in inherited.items():
             self._handover.adopt(view, partitions)
@@ -214,38 +236,49 @@ class Ranges:
             return False
         return owner.node_id not in self._lanes
 
-    def _source(self, partition: int, waited: View | None) -> View | None:
+    def _holders(self, partition: int, waited: View | None) -> dict[bytes, View]:
+        """Return the arenas that have held a partition.
+
+        By node, for one that died lately may be a lane and an orphan. *waited* is one
+        that is gone from here, but was waited for.
+        """
+        held = {v.node_id: v for v in self._orphans if v.held_last(partition)}
+        held |= {v.node_id: v for v in self._lanes.values() if v.ever_held(partition)}
+        return held if waited is None else {**held, waited.node_id: waited}
+
+    def _was_last(self, partition: int, held: dict[bytes, View]) -> bool:
+        """Whether nobody has held a partition since we did ourselves."""
+        times = [view.sealed_at(partition) for view in held.values()]
+        return self._store.sealed_at(partition) > max(self._held[partition], *times, 0)
+
+    def _source(
+        self, partition: int, waited: View | None, held: dict[bytes, View]
+    ) -> View | None:
         """Return the arena of the one who held a partition last, if that is known.
 
         An arena keeps what it held long ago, and others may have written since. So it
-        must have been sealed since we are here, and no one that we know of, or knew,
-        may have held the partition after it. *waited* is one that is gone from here,
-        but was waited for.
+        must have been sealed since we are here, or be that of one who was dead when we
+        came; and no one that we know of, or knew, may have held the partition after it.
         """
-        held = [v for v in self._lanes.values() if v.ever_held(partition)]
-        if waited is not None and waited not in held:
-            held.append(waited)
         if not held:
-            return self._orphan(partition)
-        held += [v for v in self._orphans if v.held_last(partition) and v not in held]
-        last = max(view.sealed_at(partition) for view in held)
-        ours = self._store.sealed_at(partition)
-        if last < max(self._since, self._held[partition], ours and ours + 1):
             return None
-        latest = [view for view in held if view.sealed_at(partition) == last]
+        last = max(view.sealed_at(partition) for view in held.values())
+        latest = [v for v in held.values() if v.sealed_at(partition) == last]
         # Seals have the time in hundredths. Of two at once, the one that was waited
         # for was seen to be the later.
-        return waited if waited in latest else latest[0] if len(latest) == 1 else None
+        source = waited if waited in latest else latest[0]
+        ours = self._store.sealed_at(partition)
+        floor = max(self._held[partition], ours and ours + 1)
+        if all(source.node_id != orphan.node_id for orphan in self._orphans):
+            floor = max(floor, self._since)
+        known = source is waited or len(latest) == 1
+        return source if known and last >= floor else None
 
     def _close(self, partition: int) -> None:
         """Let nothing that is read of *partition* be kept near: it is not open."""
         tenure = Tenure(self._nobody.table)
         tenure.end()
         self.tenures[partition] = tenure
-
-    def _orphan(self, partition: int) -> View | None:
-        held = [view for view in self._orphans if view.held_last(partition)]
-        return max(held, key=lambda v: v.sealed_at(partition), default=None)
 
     def _loses(self, partition: int) -> bool:
         """Whether a partition that is another's is to be sealed, and that at once."""

@@ -118,6 +118,7 @@ class Arena:
         "_end",
         "_entries",
         "_grants",
+        "_header",
         "_index",
         "_large",
         "_main",
@@ -174,6 +175,7 @@ class Arena:
         self._grants = bytearray(PARTITIONS)
         self._counts = dict.fromkeys(_COUNTS, 0)
         self.generations: Final = Generations(parts.generations)
+        self._header = parts.header
         self.bell: Final = parts.header[Words.BELL : Words.BELL + 1]
         self.lock: Final = RLock()
         self.get: Final = reader.get
@@ -261,6 +263,10 @@ class Arena:
     def forgo(self, partition: int, before: int) -> None:
         """Undo a grant under which nothing was stored."""
         self._parts.tenures[partition] = before
+
+    def reopen(self, partition: int, before: int) -> None:
+        """Undo such a grant and the seal before it: what we held then counts again."""
+        self._parts.tenures[partition] = before & TENURE_MAX
 
     def revoke(self, partition: int, at: float = 0.0) -> None:
         """Own *partition* no longer: its entries are dead, but for importers.
@@ -397,6 +403,7 @@ class Arena:
             self._gone(old)
         elif slot < 0:
             slot = self._seat(hashed)
+        self._header[Words.USED] = 1
         placed = ring.append(record, size)
         ring.live += size
         self._entries += 1

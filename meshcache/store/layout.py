@@ -92,6 +92,7 @@ class Words:
     STATE: Final = 9
     CLEARED: Final = 10  # Two words, see marks.py.
     BELL: Final = 12
+    USED: Final = 13
 
 
 class Layout(NamedTuple):

@@ -23,7 +23,7 @@ from __future__ import annotations
 
 import mmap
 import sys
-from collections.abc import Callable, Container
+from collections.abc import Callable, Container, Iterable
 from typing import Final, final
 
 from xxhash import xxh3_64_intdigest
@@ -357,9 +357,24 @@ class View:
         """Return when *partition* was sealed, as `seal_time` has it; 0 if not told."""
         return self._parts.seals[partition]
 
+    @property
+    def used(self) -> bool:
+        """Whether anything has ever been stored here."""
+        return self._parts.header[Words.USED] != 0
+
     def ring(self) -> None:
         """Tell the owner's threads that somebody waits for its I/O thread."""
         self._parts.header[Words.BELL] = 1
+
+    def depose(self, partitions: Iterable[int], at: float) -> None:
+        """Seal *partitions* in the place of an owner that is stopped and given up.
+
+        Should it go on, it finds that they are no longer its own.
+        """
+        for partition in partitions:
+            self._parts.seals[partition] = seal_time(at)
+            self._parts.tenures[partition] |= SEALED_BIT
+        Generations(self.generations).bump_all()
 
     def seal_all(self, at: float = 0.0) -> None:
         """Seal every partition of an orphan, whose lock the caller holds."""

@@ -164,6 +164,54 @@ def test_what_the_dead_had_given_away_is_not_taken_from_them(host):
     assert written(set(keys) - set(moved)) == seen(h, "cat", set(keys) - set(moved))
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("wait", [0.02, 0.1])
+def test_one_that_comes_just_after_a_death_loses_nothing(host, wait):
+    """ann has claimed bob's arena and knows it, cat has yet to hear; then dan comes.
+
+    dan meets bob as a member, too, by cat's word.
+    """
+    h = joined(host, "bob", "cat")
+    keys = fill(h, "ann", 200)
+    h.crashes("bob")
+    h.holds("cat")
+    orphan = h.claim("bob")
+    h.passes(wait)
+    h.starts("dan", orphans=[orphan], found=False)
+    h.knows("dan", "cat")
+    h.knows("dan", "bob")
+    h.discovers("dan", "ann", "cat")
+    h.passes(0.01)
+    h.buries("bob")
+    h.releases("cat")
+    h.settles()
+
+    for name in ("ann", "cat", "dan"):
+        assert written(keys) == seen(h, name, keys)
+
+
+@pytest.mark.slow
+def test_an_orphan_is_not_asked_for_what_a_far_node_has_held_since(host):
+    h = alone(host)
+    keys = fill(h, "ann")
+    h.unseen.add("far")
+    h.starts("far")
+    h.settles()
+    h.crashes("ann")
+    h.buries("ann")
+    h.passes(1.0)
+    h.settles()
+    for key in keys:
+        h.sets("far", key, b"new")
+    orphan = h.claim("ann")
+    h.starts("cat", orphans=[orphan])
+    h.settles()
+    moved = [key for key in keys if h.owner("cat", key) == "cat"]
+
+    assert moved
+    assert [None] * len(moved) == seen(h, "cat", moved)
+
+
 def test_an_orphan_is_not_asked_for_what_a_living_one_has_held_since(host):
     h = alone(host)
     keys = fill(h, "ann")
@@ -262,11 +310,39 @@ def test_the_dead_that_was_last_keeps_those_before_it_from_being_asked(host):
     cat.ranges.part(dan, h.now)
     hashed = key_hash(theirs[0])
 
-    assert None is cat.ranges._source(partition_of(hashed), None)
+    partition = partition_of(hashed)
+    held = cat.ranges._holders(partition, None)
+
+    assert ["ann", "bob"] == [v.node_id.decode().strip(".") for v in held.values()]
+    assert None is cat.ranges._source(partition, None, held)
 
 
 @pytest.mark.slow
-def test_one_that_held_it_last_itself_does_not_ask_who_did_before(host):
+def test_who_held_a_partition_last_itself_has_what_it_had(host):
+    """A newcomer that dies at once takes nothing with it that others have."""
+    h = joined(host, "bob")
+    keys = fill(h, "ann", 200)
+    h.starts("cat", found=False)
+    cat = h["cat"]
+    before = {p for p in range(16_384) if h.nodes["ann"].granted(p)}
+    h.knows("ann", "cat")
+    h.knows("bob", "cat")
+    assert before != {p for p in range(16_384) if h.nodes["ann"].granted(p)}
+    h.crashes("cat")
+    h.passes(0.05)
+    h.claim("cat")
+    h.buries("cat")
+    h.settles()
+
+    assert not any(cat.store.granted(p) for p in before)
+    assert before == {p for p in range(16_384) if h.nodes["ann"].granted(p)}
+    assert written(keys) == seen(h, "ann", keys) == seen(h, "bob", keys)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("later", [0, 1])
+def test_one_that_held_it_last_itself_does_not_ask_who_did_before(host, later):
+    """Nor does it, when two seals are of the same moment."""
     h = joined(host, "bob")
     members = [h.nodes[name].me for name in ("ann", "bob")]
     table = Placement().update([*members, h.member("cat")])
@@ -274,15 +350,19 @@ def test_one_that_held_it_last_itself_does_not_ask_who_did_before(host):
     mine = h.keys("ann", 400)
     key = next(k for k in mine if table.owner_of(key_hash(k)).node_id == cat)
     partition = partition_of(key_hash(key))
-    h.direct("ann", Verb.SET, key, b"new")
+    h.direct("ann", Verb.SET, key, b"v")
     h.starts("cat")
     h.settles()
-    source = h["cat"].ranges._source
+    ranges, store = h["cat"].ranges, h["cat"].store
+    held = ranges._holders(partition, None)
+    at = h["ann"].store.sealed_at(partition)
+    assert at
+    assert not ranges._was_last(partition, held)
+    assert ranges.lane(members[0].node_id) is ranges._source(partition, None, held)
+    store._parts.seals[partition] = at + later
 
-    assert h["ann"].store.sealed_at(partition)
-    assert h["cat"].ranges.lane(members[0].node_id) is source(partition, None)
-    h["cat"].store._parts.seals[partition] = h["ann"].store.sealed_at(partition)
-    assert None is source(partition, None)
+    assert None is ranges._source(partition, None, held)
+    assert bool(later) is ranges._was_last(partition, held)
 
 
 # --- newcomers --------------------------------------------------------------------

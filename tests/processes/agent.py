@@ -161,6 +161,22 @@ def do(method: str, *args: object, **kwargs: object) -> object:
     return getattr(cache, method)(*args, **kwargs)
 
 
+def owned(keys: list[str]) -> list[str]:
+    """Return those of *keys* that this process owns."""
+    node = meshcache.node()
+    return [k for k in keys if node.owner(cache.name, k).node_id == node.me.node_id]
+
+
+def try_set(keys: list[str], value: object) -> int:
+    """Store *value* under *keys*; return how many could be."""
+    done = 0
+    for key in keys:
+        with suppress(meshcache.PeerUnavailable):
+            cache.set(key, value)
+            done += 1
+    return done
+
+
 def fill(count: int) -> int:
     """Store numbered entries, and return how many could not be."""
     return len(cache.set_many({f"entry {n}": n for n in range(count)}))

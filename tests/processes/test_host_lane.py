@@ -256,3 +256,25 @@ def test_who_stands_still_is_read_all_the_same(started):
         began = time.monotonic()
         assert ENTRIES == kept(one)
         assert time.monotonic() - began < 2
+
+
+def test_a_stopped_owner_that_comes_back_reads_what_was_written_meanwhile(
+    started, eventually
+):
+    one, two = started(2)
+    keys = [f"key {number}" for number in range(40)]
+    for key in keys:
+        assert one.ask("do", "set", key, "old") is None
+    theirs = two.ask("owned", keys)
+
+    with two.stopped():
+        eventually(lambda: one.ask("try_set", theirs, "new") == len(theirs), 30)
+
+    assert theirs
+    eventually(lambda: len(one.ask("about")["alive"]) == 2, 20)
+    for _ in range(5):
+        time.sleep(0.3)
+        for agent in (one, two):
+            read = [agent.ask("do", "get", key) for key in keys]
+
+            assert ["new" if key in theirs else "old" for key in keys] == read

@@ -185,7 +185,8 @@ def test_what_was_said_to_a_stopped_process_neither_resurrects_nor_accuses(agent
 def test_idle_links_are_closed_and_opened_again_when_they_are_needed(
     agents, eventually
 ):
-    cluster = agents.start(8, link_idle=1)
+    # By message: shared memory would answer without a link.
+    cluster = agents.start(8, link_idle=1, host_lane=False)
     for number in range(64):
         assert cluster[0].ask("do", "set", f"key {number}", number) is None
     busy = cluster[0].ask("descriptors")

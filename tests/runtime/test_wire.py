@@ -63,7 +63,10 @@ class World:
         self.loading: set[bytes] = set()
         self.avoided = False
         self.closed = False
-        self.ranges = SimpleNamespace(sibling=self.sibling, table=SimpleNamespace())
+        self.ranges = SimpleNamespace(
+            sibling=self.sibling, table=SimpleNamespace(), lane=lambda _: self.lane
+        )
+        self.lane: Any = None
         self.ranges.table.epoch = 3
         self._frames = FrameCodec("t")
         self._listener = HostListener(directory, OWNER.node_id)

@@ -123,3 +123,15 @@ def test_forgoing_does_not_let_the_numbers_of_tenures_come_round(arena):
     arena.grant(PARTITION)
 
     assert None is arena.get(KEY, HASHED, 0.0)
+
+
+def test_what_is_reopened_has_what_it_had_and_nothing_near_of_it_stands(arena, view):
+    before = list(view.generations)
+    arena.give_up([PARTITION], 1.0)
+    assert None is view.get(KEY, HASHED, 0.0)
+    arena.reopen(PARTITION, arena.grant(PARTITION))
+
+    assert arena.granted(PARTITION)
+    assert b"v" == view.get(KEY, HASHED, 0.0).value
+    assert arena.put(KEY, HASHED, b"w", version=2, expires=NEVER, now=0.0)
+    assert not any(map(int.__eq__, before, view.generations))
