@@ -375,7 +375,30 @@ def test_a_dead_owner_that_nobody_claims_is_waited_for_no_longer_than_patience(h
 
     assert h.nodes["ann"].granted(partition_of(key_hash(keys[0])))
     assert 0 < counts(h, "ann")["unsealed"]
-    assert None is h.value("ann", keys[0])
+    assert b"v" + keys[0] == h.value("ann", keys[0])
+
+
+@pytest.mark.slow
+def test_an_owner_that_stood_still_and_was_deposed_takes_back_what_was_written(host):
+    h = alone(host)
+    keys = moving(h, "bob")
+    h.starts("bob")
+    h.settles()
+    h.crashes("bob")
+    for _ in range(60):
+        h.passes(1.0)
+    h.sets("ann", keys[0], b"new")
+    h.passes(0.1)
+    h.nodes["bob"].runs = True
+
+    assert None is h.value("bob", keys[0])
+    assert None is h.direct("bob", Verb.SET, keys[1], b"lost")
+    h.settles(60)
+    h.passes(2.0)
+    h.settles()
+    assert "bob" == h.owner("ann", keys[0])
+    assert b"new" == h.value("bob", keys[0])
+    assert b"v" + keys[1] == h.value("bob", keys[1])
 
 
 @pytest.mark.slow
