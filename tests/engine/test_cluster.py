@@ -510,6 +510,9 @@ class _Shifted:
         self.members = table.members
         self._table, self._shift = table, shift
 
+    def partitions_of(self, node_id):
+        return self._table.partitions_of(node_id)
+
     def owner_of(self, hashed: int):
         owner = self._table.owner_of(hashed)
         return self._shift.get(owner.node_id, owner)

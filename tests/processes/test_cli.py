@@ -103,7 +103,7 @@ def test_value_is_set_read_explained_and_deleted(meshcache):
     assert 0 == meshcache("set", "users", "7", "Ada", "--ttl", "1m").returncode
     assert "Ada\n" == meshcache("get", "users", "7").stdout
     facts = json.loads(meshcache("explain", "users", "7", "--json").stdout)
-    assert "peer" == facts["tier"]
+    assert "host" == facts["tier"]
     assert 0 < facts["ttl"] <= 60
     assert facts["owner"]
     assert 0 == meshcache("delete", "users", "7").returncode
