@@ -66,11 +66,23 @@ class Agent:
         self.process.send_signal(signal.SIGKILL)
         self.process.wait(10)
 
+    def _await_stop(self) -> None:
+        """Wait until no thread runs any more: a signal takes its time to reach all."""
+        tasks = Path(f"/proc/{self.pid}/task")
+        end = time.monotonic() + 5
+        while tasks.exists() and time.monotonic() < end:
+            stats = [task.joinpath("stat").read_text() for task in tasks.iterdir()]
+            # The state follows the name, which stands in brackets.
+            if all(stat.rpartition(")")[2].split()[0] == "T" for stat in stats):
+                return
+            time.sleep(0.001)
+
     @contextmanager
     def stopped(self) -> Iterator[None]:
         """Have the whole process stand still for as long as the body takes."""
         self.process.send_signal(signal.SIGSTOP)
         try:
+            self._await_stop()
             yield
         finally:
             self.process.send_signal(signal.SIGCONT)
