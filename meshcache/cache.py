@@ -24,7 +24,7 @@ from typing import (
 )
 
 from meshcache.answers import checked
-from meshcache.codec.messages import Status, Verb
+from meshcache.codec.messages import Item, Status, Verb
 from meshcache.codec.values import Codec, MsgpackCodec, codec
 from meshcache.engine.ops import LoadKey, Unreached
 from meshcache.errors import ConfigError, NotANumber, ValueTooLarge
@@ -346,8 +346,9 @@ class Cache:
             PeerUnavailable, PeerTimeout: it was not stored, or may not have been.
             NodeClosed: the node was stopped.
         """
-        runtime = self.region.bind()
-        run(runtime, self._set(runtime, Verb.SET, key, value, ttl))
+        runtime = self.region.runtime or self.region.bind()
+        if runtime is None or not self._set_here(runtime, key, value, ttl):
+            run(runtime, self._set(runtime, Verb.SET, key, value, ttl))
 
     async def aset(self, key: object, value: Any, ttl: Ttl = UNSET) -> None:
         """Store *value* under *key*; see `set`."""
@@ -367,6 +368,18 @@ class Cache:
         """Store *value* if nothing is stored under *key*; see `add`."""
         runtime = self.region.bind()
         return await arun(runtime, self._set(runtime, Verb.ADD, key, value, ttl))
+
+    def _set_here(self, runtime: Runtime, key: object, value: Any, ttl: Ttl) -> bool:
+        """Store what this process owns without further ado; False if it does not."""
+        region = self.region
+        full, hashed = region.full(runtime, key)
+        if not runtime.owns(hashed):
+            return False
+        item = Item(full, region.codec.encode(value), region.ttl_ms(ttl), 0)
+        result = runtime.write_here(
+            Verb.SET, region.checked_item(runtime, item), hashed
+        )
+        return result is not None and checked(item, result).status is Status.HIT
 
     def _set(
         self, runtime: Runtime | None, verb: Verb, key: object, value: Any, ttl: Ttl

@@ -356,10 +356,14 @@ class Runtime:
             self.tell(Forsake(ticket))
             raise
 
+    def owns(self, hashed: int) -> bool:
+        """Whether a key of this hash is this node's, and open."""
+        return self.tenures[partition_of(hashed)].get is self._engine.store.get
+
     def write_here(self, verb: Verb, item: Item, hashed: int) -> WriteResult | None:
         """Do one write on this thread, if this node owns the key; else None."""
         engine = self._engine
-        if self.tenures[partition_of(hashed)].get is not engine.store.get:
+        if not self.owns(hashed):
             return None
         if self.bell[0]:
             self.give_way()
