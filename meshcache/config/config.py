@@ -186,10 +186,10 @@ class Config(Transport):
     )
     host_lane: bool = flag(
         default=True,
-        meaning="Whether the processes of this host may read this node's range from "
-        "shared memory, and it theirs.",
-        choose="Turn it off where shared memory is scarce; reads then go to their "
-        "owner by message.",
+        meaning="Whether the processes of this host read this node's range from shared "
+        "memory, and write to it by a Unix socket, and it theirs.",
+        choose="Turn it off where shared memory is scarce; all then goes to its owner "
+        "by message, as between hosts.",
     )
     arena_dir: str | None = setting(
         None,

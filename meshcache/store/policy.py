@@ -24,7 +24,7 @@ leave: until it has been read it cannot stay at the cost of many others.
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable
-from typing import Any, Final, Generic, TypeVar, final
+from typing import Final, Generic, TypeVar, final
 from weakref import WeakValueDictionary
 
 from meshcache.store.fifo import Fifo, Queued
@@ -81,7 +81,7 @@ class AdaptiveFifo(Generic[EntryT]):
 
     `evicted` counts what left for room, and `ghost_hits` newcomers that had done so
     not long before. `dropped` counts by verdict: the living that left for room, and
-    the dead that left for room, by `sweep` or by being replaced.
+    the dead that left for room or by being replaced.
 
     Args:
         max_entries: the number of entries to keep, at least 1.
@@ -93,7 +93,6 @@ class AdaptiveFifo(Generic[EntryT]):
     """
 
     __slots__ = (
-        "_cursor",
         "_filling",
         "_ghosts_main",
         "_ghosts_small",
@@ -138,7 +137,6 @@ class AdaptiveFifo(Generic[EntryT]):
         self._ghosts_small = Ghosts(ghosts)
         self._ghosts_main = Ghosts(ghosts >> _MAIN_GHOSTS_SHIFT)
         self._filling = True
-        self._cursor: Any = self._small  # An entry, or one of the queues.
         self._set_share(_SMALL_START)
 
     def __len__(self) -> int:
@@ -203,31 +201,11 @@ class AdaptiveFifo(Generic[EntryT]):
             shelf.entries.clear()
         self._small.clear()
         self._main.clear()
-        self._cursor = self._small
         self._filling = True
 
     def shelves(self) -> list[Shelf[EntryT]]:
         """Return all shelves on which an entry may lie."""
         return list(self._shelves.values())
-
-    def sweep(self, now: float, limit: int) -> int:
-        """Look at the next *limit* entries and drop the dead; return how many.
-
-        A lap goes from the newest to the oldest of both queues, so what is added
-        meanwhile cannot make it endless.
-        """
-        dropped = 0
-        # Two steps of a lap are over the queues themselves.
-        for _ in range(min(limit, len(self) + 2)):
-            node = self._cursor
-            if node is self._small:
-                self._cursor = self._main.older
-            elif node is self._main:
-                self._cursor = self._small.older
-            else:
-                self._cursor = node.older
-                dropped += self._drop_if_dead(node, now)
-        return dropped
 
     def _renew(self, old: EntryT, new: EntryT, now: float) -> bool:
         """Put *new* where *old* is; return False if there is no room but by its going.
@@ -242,8 +220,6 @@ class AdaptiveFifo(Generic[EntryT]):
             self.dropped[verdict] += 1
         new.visited = old.visited
         old.queue.replace(old, new)
-        if self._cursor is old:
-            self._cursor = new
         entries[new.key] = new
         return True
 
@@ -317,8 +293,6 @@ class AdaptiveFifo(Generic[EntryT]):
             else:
                 reach = queue.count + self._small.count >> _MAIN_GHOSTS_SHIFT
                 self._ghosts_main.add(hashed, reach)
-        if self._cursor is entry:
-            self._cursor = queue
         del shelf.entries[key]
         queue.newer = newer
         newer.older = queue
@@ -327,22 +301,8 @@ class AdaptiveFifo(Generic[EntryT]):
         self.evicted += 1
         self.dropped[verdict] += 1
 
-    def _drop_if_dead(self, entry: EntryT, now: float) -> bool:
-        verdict = self._judge(entry, now)
-        if verdict == ALIVE:
-            return False
-        self._drop(entry, verdict)
-        return True
-
-    def _drop(self, entry: EntryT, verdict: int) -> None:
-        del entry.shelf.entries[entry.key]
-        self._unlink(entry)
-        self.dropped[verdict] += 1
-
     def _unlink(self, entry: EntryT) -> None:
         older, newer = entry.older, entry.newer
-        if self._cursor is entry:
-            self._cursor = older
         older.newer = newer
         newer.older = older
         queue = entry.queue

@@ -193,44 +193,6 @@ def test_an_eviction_spares_only_so_many():
     assert lowered <= 1001
 
 
-def test_a_sweep_finds_all_the_dead_in_a_lap_and_looks_at_no_more_than_its_limit():
-    policy = make(max_entries=100)
-    for key in range(100):
-        policy.store(Thing(key, expires=1.0 if key % 3 else 1e9), 0.0)
-
-    laps = [policy.sweep(2.0, 10) for _ in range(11)]
-
-    assert max(laps) <= 10
-    assert 66 == sum(laps)
-    assert {key for key in range(100) if key % 3 == 0} == set(policy.entries)
-
-
-def test_a_sweep_stands_when_the_entry_it_stopped_at_is_removed():
-    policy = make(max_entries=100)
-    for key in range(50):
-        policy.store(Thing(key, expires=1.0), 0.0)
-    policy.sweep(0.0, 7)
-
-    policy.remove(policy._cursor.key)
-    policy.store(Thing(policy._cursor.key, expires=1.0), 0.0)
-
-    assert 49 == policy.sweep(2.0, 60)
-    assert 0 == len(policy.entries)
-
-
-def test_a_sweep_stands_when_the_entry_it_stopped_at_is_replaced():
-    policy = make(max_entries=100)
-    for key in range(50):
-        policy.store(Thing(key, expires=1.0), 0.0)
-    policy.sweep(0.0, 7)
-
-    replaced = policy._cursor.key
-    policy.store(Thing(replaced), 0.0)
-
-    assert 49 == policy.sweep(2.0, 60)
-    assert [replaced] == list(policy.entries)
-
-
 def test_clearing_starts_over():
     policy = make(max_entries=10)
     hits(policy, range(20))
@@ -322,17 +284,4 @@ def test_clearing_empties_every_shelf():
 
     assert {} == shelf.entries
     assert {} == policy.entries
-    assert 0 == len(policy)
-
-
-def test_a_sweep_goes_on_where_its_next_entry_was_evicted_meanwhile():
-    policy = make(max_entries=10)
-    for key in range(10):
-        policy.store(Thing(key, expires=5.0), 0.0)
-    # Both queues themselves, and the nine of main: the one of small is next.
-    policy.sweep(0.0, 11)
-    policy.store(Thing("new", expires=5.0), 0.0)
-
-    assert 0 not in policy.entries
-    assert 10 == policy.sweep(6.0, 100)
     assert 0 == len(policy)
