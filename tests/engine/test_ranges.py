@@ -317,6 +317,23 @@ def test_the_dead_that_was_last_keeps_those_before_it_from_being_asked(host):
     assert None is cat.ranges._source(partition, None, held)
 
 
+def test_one_that_is_seen_alive_and_then_found_dead_is_one_and_the_same(host):
+    """Counted as two it would look like a tie, and nobody would be asked."""
+    h = joined(host, "bob")
+    cat = h.starts("cat")
+    h.settles()
+    key = h.keys("cat", 1, owner="bob")[0]
+    h.direct("bob", Verb.SET, key, b"v")
+    h.crashes("bob")
+    cat.ranges.neighbours((), [h.claim("bob")])
+
+    partition = partition_of(key_hash(key))
+    source = cat.ranges._source(partition, None, cat.ranges._holders(partition, None))
+
+    assert source is not None
+    assert h.nodes["bob"].me.node_id == source.node_id
+
+
 @pytest.mark.slow
 def test_who_held_a_partition_last_itself_has_what_it_had(host):
     """A newcomer that dies at once takes nothing with it that others have."""
