@@ -172,6 +172,8 @@ class Swim:
     def join(self, seeds: Iterable[str], now: float) -> list[Effect]:
         """Start to take part, and ask the seeds who is there."""
         assert not self._running
+        if self.me.state is State.LEFT:
+            return []
         self._running = True
         core, settings, uniform = self._core, self.settings, self._core.rng.uniform
         core.now = now
@@ -238,8 +240,13 @@ class Swim:
         return soonest
 
     def leave(self, now: float) -> list[Effect]:
-        """Say farewell. `left` turns true when it has been said often enough."""
-        if self._takes_part(now):
+        """Say farewell. `left` turns true when it has been said often enough.
+
+        A node that has not joined has nobody to say it to, and is never to join.
+        """
+        if not self._running:
+            self._core.roster.put(self.me._replace(state=State.LEFT), now)
+        elif self._takes_part(now):
             core = self._core
             core.roster.put(self.me._replace(state=State.LEFT), now)
             core.out.append(Changed(self.me, State.ALIVE))

@@ -6,9 +6,9 @@ that hashicorp/memberlist ships for a local network. Seconds are real seconds.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from math import ceil, log2, log10
-from typing import Final
+from typing import Final, Self
 
 from meshcache.errors import ConfigError
 
@@ -77,6 +77,12 @@ class Settings:
     def forget_observers_after(self) -> float:
         """When a departed member that owned nothing is forgotten: two exchanges on."""
         return 2 * self.push_pull_interval
+
+    @classmethod
+    def of(cls, config: object) -> Self:
+        """Return what of *config* membership obeys; the rest is for studies."""
+        shared = (f.name for f in fields(cls) if hasattr(config, f.name))
+        return cls(**{name: getattr(config, name) for name in shared})
 
     def __post_init__(self) -> None:
         if not 0 < self.probe_timeout < self.probe_interval:

@@ -1132,6 +1132,15 @@ def test_a_node_alone_has_left_at_once(story):
     assert tale.swim.left
 
 
+def test_a_node_that_leaves_before_it_has_joined_has_left_and_never_joins(member):
+    swim = Swim(member("me"), Settings(), random.Random(1))
+
+    assert [] == swim.leave(1.0)
+    assert swim.left
+    assert [] == swim.join(["ann:1"], 2.0)
+    assert swim.left
+
+
 def test_a_leaving_node_still_answers_and_does_not_object(story, ann, replied):
     tale = story(ann)
     tale.calls("leave")
