@@ -94,7 +94,7 @@ def run(*, quick: bool = False, only: str | None = None, log: Log = quiet) -> di
     """Measure everything; the result is plain data, fit for JSON."""
     parts: dict[str, Callable[[], Any]] = {
         "limits": limits,
-        "swim": lambda: swim_figures((8, 32) if quick else (8, 32, 128, 1000), log),
+        "swim": lambda: swim_figures(quick=quick, log=log),
         "detection": lambda: detection_by_size(quick=quick, log=log),
         "lifeguard": lambda: lifeguard(quick=quick, log=log),
         "alpha_beta": lambda: alpha_beta(quick=quick, log=log),
@@ -139,13 +139,14 @@ def limits() -> list[dict[str, Any]]:
 # --- SWIM, sections 3 and 5 ---------------------------------------------------------
 
 
-def swim_figures(sizes: Iterable[int], log: Log) -> list[dict[str, float]]:
+def swim_figures(*, quick: bool, log: Log) -> list[dict[str, float]]:
     """Load, bytes and first detection by the number of members."""
     rows = []
-    for n in sizes:
+    for n in (8, 32) if quick else (8, 32, 128, 1000):
         simulator = settled(n)
         row = {"n": n} | load(simulator, seconds=60.0 if n <= 128 else 30.0)
-        row |= first_detection(simulator, trials=300 if n < 100 else 100)
+        trials = 30 if quick else 300 if n < 100 else 100
+        row |= first_detection(simulator, trials)
         log(f"n={n}: {row}")
         rows.append(row)
     return rows

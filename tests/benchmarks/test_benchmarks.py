@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import tomllib
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -17,9 +18,10 @@ HERE = Path(__file__).parent
 BENCHMARKS = sorted(HERE.glob("bench_*.py"))
 
 
-def run(benchmark, *flags):
+@cache
+def run(benchmark):
     return subprocess.run(
-        [sys.executable, benchmark, "--quick", "--json", *flags],
+        [sys.executable, benchmark, "--quick", "--json"],
         env=os.environ | {"PYTHONPATH": str(HERE.parents[1])},
         stdin=subprocess.DEVNULL,
         capture_output=True,
