@@ -30,7 +30,17 @@ from typing import (
 
 import msgpack
 
-from meshcache.codec.messages import CONTROL, DATA, STRANGER, Bound, Message, Stranger
+from meshcache.codec.fields import Bound
+from meshcache.codec.messages import (
+    CONTROL,
+    DATA,
+    STRANGER,
+    Item,
+    Message,
+    Stranger,
+    Verb,
+    Write,
+)
 from meshcache.errors import LocalProtocolError, RemoteProtocolError
 from meshcache.model import Member, State
 
@@ -179,11 +189,26 @@ _WIDEST_OF: Final = {
 }
 
 
+def _bounds(kind: type[Any], *names: str) -> list[Bound]:
+    found = hints(kind)
+    return [get_args(found[name])[1] for name in names]
+
+
+_VERBS: Final = tuple(Verb)  # its numbers are 0, 1, 2 and so on
+_WRITE_FIELDS: Final = len(Write._fields)
+_WRITE_NUMBERS: Final = [
+    *_bounds(Write, "rid", "epoch", "table", "hop", "budget_ms"),
+    Bound(0, len(_VERBS) - 1),
+    *_bounds(Item, "ttl_ms", "delta"),
+]
+_KEY, _BLOB = _bounds(Item, "key", "value")
+
+
 @final
 class FrameCodec:
     """Encodes and decodes the frames of one cluster. Thread-safe: it has no state."""
 
-    __slots__ = ("_headers", "_prefix", "label")
+    __slots__ = ("_headers", "_prefix", "_write", "label")
 
     def __init__(self, label: str) -> None:
         encoded = label.encode()
@@ -195,6 +220,7 @@ class FrameCodec:
         self._headers = {
             cls: self._prefix + bytes((kind,)) for cls, kind in _KIND_OF.items()
         }
+        self._write = self._headers[Write]
 
     def encode(self, message: Message) -> bytes:
         """Return *message* as one frame.
@@ -247,6 +273,36 @@ class FrameCodec:
             return cast("Message", check(body))
         except ValueError as error:
             raise RemoteProtocolError("field", str(error)) from error
+
+    def single_write(self, frame: bytes) -> tuple[int, int, Verb, Item] | None:
+        """Return rid, epoch, verb and item of a `Write` of one key.
+
+        None for every other frame, and for one that `decode` would refuse: a quarter
+        of the work for what siblings send most.
+        """
+        if not frame.startswith(self._write):
+            return None
+        try:
+            rid, epoch, table, hop, budget_ms, verb, ((key, value, ttl_ms, delta),) = (
+                msgpack.unpackb(
+                    memoryview(frame)[len(self._write) :],
+                    use_list=False,
+                    max_array_len=_WRITE_FIELDS,
+                    max_map_len=0,
+                    max_ext_len=0,
+                    max_str_len=0,
+                )
+            )
+        except (ValueError, TypeError, RecursionError, msgpack.UnpackException):
+            return None
+        numbers = (rid, epoch, table, hop, budget_ms, verb, ttl_ms, delta)
+        for number, (low, high) in zip(numbers, _WRITE_NUMBERS, strict=True):
+            if type(number) is not int or not low <= number <= high:
+                return None
+        for data, (low, high) in ((key, _KEY), (value, _BLOB)):
+            if type(data) is not bytes or not low <= len(data) <= high:
+                return None
+        return rid, epoch, _VERBS[verb], Item(key, value, ttl_ms, delta)
 
     def _stranger_or_newer(self, frame: bytes) -> int:
         """Return where the kind is, if another protocol's frame is still ours to read.

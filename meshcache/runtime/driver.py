@@ -21,6 +21,7 @@ import logging
 from _thread import allocate_lock
 from collections import deque
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from typing import Final, TypeAlias, final
 
 from meshcache.clock import monotonic
@@ -46,13 +47,15 @@ from meshcache.transport.arrivals import Arrival
 from meshcache.transport.host import HostListener, HostRoute
 from meshcache.transport.zeromq import ZmqTransport
 
-__all__ = ["Driver", "Told"]
+__all__ = ["Driver", "Post", "Told"]
 
 OPERATIONS_PER_TURN: Final = 256
 IDLE_POLL: Final = 1.0
 FAREWELL_POLL: Final = 0.05
 GIVE_WAY: Final = 0.0002
-"""Seconds for which a thread lets the I/O thread go first, at most."""
+"""Seconds for which a thread lets those who serve siblings go first, at most."""
+IN_VAIN_MAX: Final = 8
+"""Times that this was for nothing, after which the bell is not believed."""
 
 _CONTROL: Final = frozenset(CONTROL.values())
 
@@ -74,7 +77,7 @@ class Driver:
         config: the cluster's name and the bounds.
         run_loader: starts a loader's run elsewhere; must not block.
         told: takes news of members and tables; must not block.
-        host: where this host's other nodes put their requests, if they can.
+        host: by which this host's other nodes are answered, if they can ask.
     """
 
     def __init__(
@@ -92,16 +95,17 @@ class Driver:
         self._frames = FrameCodec(config.cluster)
         self._mailbox: deque[tuple[Ticket | None, Operation]] = deque()
         self._posts: deque[Post] = deque()
+        self._arrivals: deque[Arrival] = deque()
         self._mailbox_max = config.mailbox
         self._run_loader = run_loader
         self._told = told
         self._host = host
-        if host is not None:
-            transport.watch(host.fileno())
         self._wakeups = Wakeups()
         self._way = allocate_lock()
         self._way.acquire()
         self._wanted = False
+        self._in_vain = 0
+        self._bell = engine.store.bell
         self._sleeping = False
         self._stop_by: float | None = None
         self._warned: set[str] = set()
@@ -124,14 +128,49 @@ class Driver:
         self._posts.append(post)
         self._wake()
 
+    def note(self, operation: Operation) -> None:
+        """Put *operation* to the engine, which has no outcome, whatever waits."""
+        if not self.submit(None, operation):
+            self.post(lambda engine, now: engine.request(None, operation, now))
+
+    def arrived(self, arrival: Arrival) -> bool:
+        """Put a frame of a sibling to the engine; False as for `submit`."""
+        if self.closed or len(self._arrivals) >= self._mailbox_max:
+            return False
+        self._arrivals.append(arrival)
+        self._bell[0] = 1
+        self._wake()
+        return True
+
+    @property
+    def behind(self) -> bool:
+        """Whether a frame of a sibling waits for this thread."""
+        return bool(self._arrivals)
+
     def give_way(self) -> None:
-        """Let the I/O thread have a turn before the calling thread goes on.
+        """Let a sibling have its answer before the calling thread goes on.
 
         The interpreter would let a busy thread run for its whole switch interval,
-        5 ms, while a sibling process waits for an answer.
+        5 ms, while a sibling process waits. The bell is silenced by who serves; if
+        nobody does, whoever rang has died.
         """
+        self._way.acquire(blocking=False)  # what came too late for the last one
         self._wanted = True
-        self._way.acquire(timeout=GIVE_WAY)
+        if self._way.acquire(timeout=GIVE_WAY):
+            self._in_vain = 0
+            return
+        self._in_vain += 1
+        if self._in_vain >= IN_VAIN_MAX:
+            self._in_vain = 0
+            self._bell[0] = 0
+
+    def way_was_given(self) -> None:
+        """Let the thread go on that has given way."""
+        if self._wanted:
+            self._wanted = False
+            # Two may come here at once.
+            with suppress(RuntimeError):
+                self._way.release()
 
     def stop(self, timeout: float) -> None:
         """Say farewell for at most *timeout* seconds, then end the thread."""
@@ -154,7 +193,7 @@ class Driver:
             self._abandon_waiters()
             self._transport.close()
             if self._host is not None:
-                self._host.close()
+                self._host.stop()
 
     def _done(self) -> bool:
         if self._stop_by is None:
@@ -167,6 +206,7 @@ class Driver:
         self._sleeping = True
         self._transport.poll(self._patience())
         self._sleeping = False
+        served = self.behind
         # What an input does must not end the thread: the others would hang.
         try:
             self._inputs()
@@ -174,10 +214,8 @@ class Driver:
             self.errors += 1
             _log.exception("a turn of the I/O thread failed; going on with the next")
         self._wake_loops()
-        if self._wanted:
-            self._wanted = False
-            if self._way.locked():
-                self._way.release()
+        if served:
+            self.way_was_given()
 
     def _wake_loops(self) -> None:
         """Settle what tasks wait for; a lease that reached nobody passes on."""
@@ -187,7 +225,7 @@ class Driver:
                 self._do(self._engine.request(None, forsaken, monotonic()))
 
     def _patience(self) -> float:
-        if self._mailbox or self._posts:
+        if self._mailbox or self._posts or self._arrivals:
             return 0
         longest = IDLE_POLL if self._stop_by is None else FAREWELL_POLL
         due = self._engine.deadline()
@@ -197,8 +235,10 @@ class Driver:
         engine, transport = self._engine, self._transport
         for arrival in transport.receive():
             self._take(arrival)
-        if self._host is not None:
-            self._serve_host(self._host)
+        if self._arrivals:
+            self._bell[0] = 0
+        for _ in range(min(len(self._arrivals), OPERATIONS_PER_TURN)):
+            self._take(self._arrivals.popleft())
         for address in transport.lost():
             self._do(engine.connection_lost(address, monotonic()))
         for address in transport.made():
@@ -215,14 +255,6 @@ class Driver:
         if due is not None and due <= now:
             self._do(engine.tick(now))
         transport.sweep(now)
-
-    def _serve_host(self, host: HostListener) -> None:
-        if self._transport.is_ready(host.fileno()):
-            for arrival in host.receive():
-                self._take(arrival)
-            for route in host.dead_routes():
-                self._engine.route_lost(route)
-        host.sweep(monotonic())
 
     def _take(self, arrival: Arrival) -> None:
         try:

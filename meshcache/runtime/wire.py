@@ -2,8 +2,8 @@
 
 Over ZeroMQ a write goes through this node's I/O thread and two of libzmq's own. Where
 the owner is a node of this host that has a host wire, the calling thread sends the same
-`Write` itself and sleeps until the `Written` comes: the owner's I/O thread is the only
-other thread that runs.
+`Write` itself and sleeps until the `Written` comes: one thread of the owner
+(service.py) is the only other that runs.
 
 What it takes on is what it can carry to the end: a write of one or a few keys of one
 owner. Everything else goes the ordinary way, and so does what the owner says it has not
@@ -22,10 +22,12 @@ from typing import Final, TypeAlias, final
 from meshcache.codec.frames import FrameCodec
 from meshcache.codec.messages import (
     Found,
+    Item,
     NotOwner,
     Refused,
     Status,
     Stranger,
+    Verb,
     Write,
     Written,
 )
@@ -41,6 +43,7 @@ from meshcache.engine.ops import (
     WriteResults,
     Wrote,
 )
+from meshcache.engine.owner import DONE
 from meshcache.errors import LocalProtocolError, RemoteProtocolError
 from meshcache.model import Member, NodeId
 from meshcache.runtime.driver import Driver
@@ -60,7 +63,7 @@ MAX_ITEMS: Final = 16
 
 _COUNTED: Final = ("sent", "fallbacks", "timeouts", "lost", "garbage")
 
-_DONE: Final = Found(Status.HIT, b"", 0, 0)
+_FOUND: Final = Found(DONE.status, DONE.number, 0, 0)
 _NOT_DONE: Final = WriteResult(Status.NOT_OWNER, b"")
 
 Results: TypeAlias = tuple[WriteResult | Unreached, ...]
@@ -106,30 +109,26 @@ class HostWire:
 
     # --- writing -----------------------------------------------------------------
 
+    def write_one(
+        self, verb: Verb, item: Item, hashed: int
+    ) -> WriteResult | Unreached | None:
+        """Do one write; None if it is for the ordinary way, and nothing was done."""
+        member = self._engine.ranges.sibling(hashed)
+        if member is None or len(item.key) + len(item.value) > MAX_FRAME:
+            return None
+        results = self._send(member, verb, (item,))
+        if results is None or results[0] != _NOT_DONE:
+            return None if results is None else results[0]
+        next(self._counts["fallbacks"])
+        return None
+
     def write(self, op: WriteKeys) -> WriteResults | None:
         """Do the whole of *op*; None if nothing of it was done or sent."""
         member = self._owner(op)
         if member is None:
             return None
-        rid = next(self._rids)
-        results: Results | None = None
-        try:
-            results = self._send(member, rid, op)
-        except NotSent:
-            next(self._counts["fallbacks"])
-            return None
-        except Unanswered as error:
-            next(self._counts["timeouts" if error.silent else "lost"])
-            if error.silent:
-                self._report(member)
-        except _Garbage:
-            next(self._counts["garbage"])
-        finally:
-            self._doubt(op)
-        if results is None:
-            unknown = Unreached(member.data_address, unknown=True)
-            return WriteResults((unknown,) * len(op.items))
-        return self._finish(op, results)
+        results = self._send(member, op.verb, tuple([item for item, _ in op.items]))
+        return None if results is None else self._finish(op, results)
 
     def _owner(self, op: WriteKeys) -> Member | None:
         """Return the sibling that owns all keys of *op*, if it is one for the wire."""
@@ -148,20 +147,34 @@ class HostWire:
                 return None
         return member
 
-    def _send(self, member: Member, rid: int, op: WriteKeys) -> Results:
-        items = tuple([item for item, _ in op.items])
-        table = self._engine.ranges.table.epoch
-        message = Write(rid, member.epoch, table, 0, self._budget_ms, op.verb, items)
+    def _send(
+        self, member: Member, verb: Verb, items: tuple[Item, ...]
+    ) -> Results | None:
+        """Have *member* write *items*; None if nothing was sent."""
+        ranges, rid = self._engine.ranges, next(self._rids)
+        message = Write(
+            rid, member.epoch, ranges.table.epoch, 0, self._budget_ms, verb, items
+        )
         try:
             frame = self._frames.encode(message)
-        except LocalProtocolError:
-            raise NotSent from None
-        next(self._counts["sent"])
-        lane = self._engine.ranges.lane(member.node_id)
-        if lane is not None:
-            lane.ring()
-        read = partial(self._read, rid, len(items))
-        return self._caller.call(member.node_id, frame, self._timeout, read)
+            next(self._counts["sent"])
+            lane = ranges.lane(member.node_id)
+            if lane is not None:
+                lane.ring()
+            read = partial(self._read, rid, len(items))
+            return self._caller.call(member.node_id, frame, self._timeout, read)
+        except (LocalProtocolError, NotSent):
+            next(self._counts["fallbacks"])
+            return None
+        except Unanswered as error:
+            next(self._counts["timeouts" if error.silent else "lost"])
+            if error.silent:
+                self._report(member)
+        except _Garbage:
+            next(self._counts["garbage"])
+        finally:
+            self._doubt(items)
+        return (Unreached(member.data_address, unknown=True),) * len(items)
 
     def _read(self, rid: int, length: int, frame: bytes) -> Results:
         """Return what the owner's answer says of each key.
@@ -169,10 +182,9 @@ class HostWire:
         Raises:
             _Garbage: it is no answer to this.
         """
-        done = (_DONE,) * length
         # To make the usual answer is a fifth of the work of taking one apart.
-        if frame == self._frames.encode(Written(rid, done)):
-            return tuple([_result(found) for found in done])
+        if frame == self._frames.encode(Written(rid, (_FOUND,) * length)):
+            return (DONE,) * length
         try:
             answer = self._frames.decode(frame)
         except RemoteProtocolError as error:
@@ -208,18 +220,16 @@ class HostWire:
 
     # --- what follows ------------------------------------------------------------
 
-    def _doubt(self, op: WriteKeys) -> None:
+    def _doubt(self, items: tuple[Item, ...]) -> None:
         """See that no load begun before the write is joined by who asks after it.
 
         What is kept near needs nothing: it stands on the owner's own generations.
         """
-        for item, _ in op.items:
+        for item in items:
             if self._engine.is_loading(item.key):
-                wrote = Wrote(item.key)
                 # In line with what this thread asks next; if the line is full, it will
                 # be refused, and others may wait a moment longer.
-                if not self._driver.submit(None, wrote):
-                    self._driver.post(partial(_request, wrote))
+                self._driver.note(Wrote(item.key))
 
     def _report(self, member: Member) -> None:
         """Have the silent owner avoided before this thread can ask it again."""
@@ -264,10 +274,6 @@ class HostWire:
     def abandon_after_fork(self) -> None:
         """In a forked child: close what is the parent's, and change nothing of it."""
         self._caller.abandon_after_fork()
-
-
-def _request(operation: Wrote, engine: Engine, now: float) -> list[Effect]:
-    return engine.request(None, operation, now)
 
 
 def _result(found: Found) -> WriteResult | Unreached:

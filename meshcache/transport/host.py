@@ -4,8 +4,8 @@
 
 Each owner listens at a Unix socket in the directory that holds its arena, which is
 this user's alone. A thread of a sibling connects, sends a request, and sleeps in the
-kernel until the answer wakes it. At the owner the request is read by the I/O thread,
-like any frame.
+kernel until the answer wakes it. At the owner a thread of its own reads the request:
+between the two there is only the kernel.
 
 A stream, and so a connection, because it tells more than a datagram. An owner that dies
 ends it, so nobody waits for the dead. Nobody else can put anything into it, and
@@ -27,21 +27,20 @@ from __future__ import annotations
 
 import os
 import select
-import selectors
 import socket
 import sys
-from collections.abc import Callable, Iterator
+from _thread import allocate_lock
+from collections.abc import Callable
 from contextlib import suppress
-from itertools import count, islice
-from math import ceil
+from itertools import count
 from pathlib import Path
 from struct import Struct
-from typing import Final, NamedTuple, TypeVar, final
+from typing import Final, NamedTuple, TypeAlias, TypeVar, final
 from weakref import WeakSet
 
 from meshcache.clock import monotonic
-from meshcache.codec.mail import Route
-from meshcache.transport.arrivals import Arrival
+from meshcache.transport.paths import Short, socket_path
+from meshcache.transport.waker import drain, wake, waker
 
 __all__ = [
     "MAX_FRAME",
@@ -51,7 +50,6 @@ __all__ = [
     "HostRoute",
     "NotSent",
     "Unanswered",
-    "sweep",
 ]
 
 SUPPORTED: Final = hasattr(socket, "AF_UNIX") and hasattr(select, "poll")
@@ -79,13 +77,6 @@ ordinary way is still open."""
 RETRY: Final = 1.0
 """Seconds after which a connection is tried again that could not be made."""
 
-FILES_MAX: Final = 1024
-"""Files looked at in one sweep, so a full directory costs bounded time."""
-
-PATH_MAX: Final = 107 if sys.platform == "linux" else 103
-"""Bytes of a socket's path that the kernel takes."""
-
-_SUFFIX: Final = ".sock"
 _SIZE: Final = Struct(">I")
 _HELLO: Final = _SIZE.pack(0)
 _ANSWER: Final = 4096
@@ -99,6 +90,10 @@ class HostRoute(NamedTuple):
     """A route: one connection to the listener."""
 
     number: int
+
+
+Take: TypeAlias = Callable[[bytes, HostRoute], bytes | None]
+"""Takes a frame and its route; returns the answer, if there is one at once."""
 
 
 class NotSent(Exception):
@@ -122,27 +117,39 @@ class Unanswered(Exception):
 
 @final
 class _Caller:
-    """A connection that was accepted, and what has come of a frame so far."""
+    """A connection that was accepted, and what has come of a frame so far.
 
-    __slots__ = ("partial", "route", "socket")
+    `ended` when nothing more is taken from it, or sent.
+    """
+
+    __slots__ = ("ended", "partial", "route", "socket")
 
     def __init__(self, number: int, accepted: socket.socket) -> None:
         self.route = HostRoute(number)
         self.socket = accepted
         self.partial = bytearray()
+        self.ended = False
+
+    def end(self) -> None:
+        """Have both sides find the connection ended."""
+        self.ended = True
+        with suppress(OSError):
+            self.socket.shutdown(socket.SHUT_RDWR)
 
 
 @final
 class HostListener:
-    """Where a node's siblings put their requests. Confined to the driver thread.
+    """Where a node's siblings put their requests.
 
-    `fileno` is readable whenever `receive` has something to do.
+    Confined to the thread that calls `serve`; `reply`, `drop` and `stop` are for any
+    thread.
 
     Attributes:
         received: frames that have come.
         unroutable: answers whose connection was gone, or took no more.
         garbage: connections closed for what they brought.
         turned_away: connections over `MAX_CALLERS`, closed at once.
+        stopped: whether `stop` was called.
 
     Raises:
         OSError: the socket cannot be made; nothing is left behind.
@@ -150,32 +157,54 @@ class HostListener:
 
     def __init__(self, directory: Path, node_id: bytes) -> None:
         self.received = self.unroutable = self.garbage = self.turned_away = 0
-        self._path = _path(directory, node_id)
+        self.stopped = self._closed = False
+        self._path = socket_path(directory, node_id)
         self._listener = _listen(self._path)
-        self._selector = selectors.DefaultSelector()
-        self._selector.register(self._listener, selectors.EVENT_READ, None)
-        self._callers: dict[HostRoute, _Caller] = {}
+        self._waker, self._wake_fd = waker()
+        self._poll = _Poll()
+        self._poll.register(self._waker, select.POLLIN)
+        self._poll.register(self._listener.fileno(), select.POLLIN)
+        self._callers: dict[int, _Caller] = {}
+        self._by_route: dict[HostRoute, _Caller] = {}
         self._numbers = count(1)
-        self._dead_routes: list[Route] = []
         self._paused: float | None = None
-        self._room = memoryview(bytearray(_SIZE.size + MAX_FRAME))
+        self._room = bytearray(_SIZE.size + MAX_FRAME)
+        self._view = memoryview(self._room)
+        # Held to close a connection, and by others to use one: a descriptor that is
+        # closed under a thread may be another file when that thread uses it.
+        self._closing = allocate_lock()
 
     def __len__(self) -> int:
         return len(self._callers)
 
-    def fileno(self) -> int:
-        """Return the descriptor to poll."""
-        # One for all connections: the poll looks at each of its own in every turn.
-        return self._selector.fileno()
+    # --- its own thread ----------------------------------------------------------
 
-    def receive(self) -> Iterator[Arrival]:
-        """Yield what has arrived, a bounded amount from each connection."""
-        for key, _ in self._selector.select(0):
-            caller: _Caller | None = key.data
-            if caller is None:
+    def serve(self, take: Take, timeout: float | None = None) -> None:
+        """Wait for frames, give each to *take*, and send back what that returns.
+
+        Where it returns None the answer comes by `reply`, or never. Returns when
+        something has come, after *timeout* seconds, or when stopped.
+        """
+        if self._paused is not None:
+            timeout = self._resume(timeout)
+        for fd, _ in self._poll.poll(timeout):
+            caller = self._callers.get(fd)
+            if caller is not None:
+                self._read(caller, take)
+            elif fd == self._waker:
+                drain(fd)
+            else:
                 self._accept()
-            elif caller.route in self._callers:
-                yield from self._read(caller)
+
+    def _resume(self, timeout: float | None) -> float:
+        """Accept again, if it is time to; return how long to wait at most."""
+        assert self._paused is not None
+        left = self._paused - monotonic()
+        if left <= 0:
+            self._paused = None
+            self._poll.register(self._listener.fileno(), select.POLLIN)
+            left = RETRY
+        return left if timeout is None else min(left, timeout)
 
     def _accept(self) -> None:
         for _ in range(ACCEPTED_PER_TURN):
@@ -185,7 +214,7 @@ class HostListener:
                 return
             except OSError:
                 # No descriptor is left. Who waits hears nothing and goes another way.
-                self._selector.unregister(self._listener)
+                self._poll.unregister(self._listener.fileno())
                 self._paused = monotonic() + RETRY
                 return
             if len(self._callers) < MAX_CALLERS:
@@ -202,109 +231,153 @@ class HostListener:
         except OSError:
             accepted.close()
             return
-        self._callers[caller.route] = caller
-        self._selector.register(accepted, selectors.EVENT_READ, caller)
+        self._callers[accepted.fileno()] = self._by_route[caller.route] = caller
+        self._poll.register(accepted.fileno(), select.POLLIN)
 
-    def _read(self, caller: _Caller) -> Iterator[Arrival]:
-        room = self._room
+    def _read(self, caller: _Caller, take: Take) -> None:
         try:
-            size = caller.socket.recv_into(room)
+            size = 0 if caller.ended else caller.socket.recv_into(self._room)
         except BlockingIOError:
             return
         except OSError:
             size = 0
         if size == 0:
             self._close(caller)
-        elif not caller.partial and size == _whole(room[:size]):
-            self.received += 1
-            yield Arrival(bytes(room[_SIZE.size : size]), caller.route, inbound=True)
+        elif not caller.partial and size == _whole(self._room, size):
+            self._take(caller, bytes(self._view[_SIZE.size : size]), take)
         else:
-            caller.partial += room[:size]
-            yield from self._cut(caller)
+            caller.partial += self._view[:size]
+            self._cut(caller, take)
 
-    def _cut(self, caller: _Caller) -> Iterator[Arrival]:
-        """Yield the frames that are complete."""
+    def _cut(self, caller: _Caller, take: Take) -> None:
+        """Take the frames that are complete."""
         partial = caller.partial
-        while caller.route in self._callers and (whole := _whole(partial)):
-            if not _SIZE.size < whole <= _SIZE.size + MAX_FRAME:
-                self.drop(caller.route)
+        while not caller.ended:
+            whole = _whole(partial, len(partial))
+            if whole and not _SIZE.size < whole <= _SIZE.size + MAX_FRAME:
+                self.garbage += 1
+                self._close(caller)
                 return
-            if len(partial) < whole:
+            if not whole or len(partial) < whole:
                 return
             frame = bytes(partial[_SIZE.size : whole])
             del partial[:whole]
-            self.received += 1
-            yield Arrival(frame, caller.route, inbound=True)
+            self._take(caller, frame, take)
 
-    def reply(self, route: HostRoute, frame: bytes) -> None:
-        """Send *frame* back along *route*; who cannot take it is cut off."""
-        caller = self._callers.get(route)
-        if caller is None:
-            self.unroutable += 1
-            return
-        sent = 0
-        if len(frame) <= MAX_FRAME:
-            with suppress(OSError):
-                sent = caller.socket.send(_SIZE.pack(len(frame)) + frame, _FLAGS)
-        if sent != _SIZE.size + len(frame):
+    def _take(self, caller: _Caller, frame: bytes, take: Take) -> None:
+        self.received += 1
+        answer = take(frame, caller.route)
+        if answer is not None and not _sent(caller, answer):
             self.unroutable += 1
             self._close(caller)
-
-    def drop(self, route: HostRoute) -> None:
-        """Close a connection that brought what no sibling sends."""
-        self.garbage += 1
-        caller = self._callers.get(route)
-        if caller is not None:
-            self._close(caller)
-
-    def dead_routes(self) -> list[Route]:
-        """Return the routes that lead nowhere any more since asked."""
-        dead, self._dead_routes = self._dead_routes, []
-        return dead
-
-    def sweep(self, now: float) -> None:
-        """Accept again, after there were no descriptors. Call it at every turn."""
-        if self._paused is not None and now >= self._paused:
-            self._paused = None
-            self._selector.register(self._listener, selectors.EVENT_READ, None)
 
     def _close(self, caller: _Caller) -> None:
-        del self._callers[caller.route]
-        self._dead_routes.append(caller.route)
-        self._selector.unregister(caller.socket)
-        caller.socket.close()
+        fd = caller.socket.fileno()
+        if self._callers.pop(fd, None) is not None:
+            self._poll.unregister(fd)
+            with self._closing:
+                del self._by_route[caller.route]
+                caller.ended = True
+                caller.socket.close()
 
     def close(self) -> None:
         """Close every connection and remove the socket."""
         with suppress(OSError):
             self._path.unlink()
-        self.abandon_after_fork()
+        with self._closing:
+            self._let_go()
+
+    # --- any thread --------------------------------------------------------------
+
+    def reply(self, route: HostRoute, frame: bytes) -> None:
+        """Send *frame* back along *route*; who cannot take it is cut off."""
+        with self._closing:
+            caller = self._by_route.get(route)
+            if caller is None or not _sent(caller, frame):
+                self.unroutable += 1
+                if caller is not None:
+                    caller.end()
+
+    def drop(self, route: HostRoute) -> None:
+        """End a connection that brought what no sibling sends."""
+        with self._closing:
+            self.garbage += 1
+            caller = self._by_route.get(route)
+            if caller is not None:
+                caller.end()
+
+    def stop(self) -> None:
+        """Have `serve` return."""
+        with self._closing:
+            self.stopped = True
+            if not self._closed:
+                wake(self._wake_fd)
 
     def abandon_after_fork(self) -> None:
         """In a forked child: close what is the parent's, and change nothing of it.
 
         As long as the child had a copy, the parent's death would end no connection.
         """
+        # Nothing is unregistered: that would be to change what the parent polls.
+        self._let_go()
+
+    def _let_go(self) -> None:
+        if self._closed:
+            return
+        self._closed = True
         for caller in self._callers.values():
             caller.socket.close()
         self._callers.clear()
+        self._by_route.clear()
         self._listener.close()
-        # Only closed: to unregister would be to change what the parent polls.
-        self._selector.close()
+        self._poll.close()
+        for fd in {self._waker, self._wake_fd}:
+            os.close(fd)
 
 
-def _whole(data: memoryview | bytearray | bytes) -> int:
+def _whole(data: bytes | bytearray, size: int) -> int:
     """Return how many bytes the first frame takes, with its length; 0 if unknown."""
-    if len(data) < _SIZE.size:
+    if size < _SIZE.size:
         return 0
-    size: int = _SIZE.unpack_from(data)[0]
-    return _SIZE.size + size
+    length: int = _SIZE.unpack_from(data)[0]
+    return _SIZE.size + length
+
+
+def _sent(caller: _Caller, frame: bytes) -> bool:
+    """Return whether all of *frame* was sent; if not, the connection is of no use."""
+    if caller.ended or len(frame) > MAX_FRAME:
+        return False
+    data = _SIZE.pack(len(frame)) + frame
+    try:
+        return caller.socket.send(data, _FLAGS) == len(data)
+    except OSError:
+        return False
+
+
+if sys.platform == "linux":
+    _Poll = select.epoll
+else:
+
+    @final
+    class _Poll:
+        """What `select.epoll` offers, by `select.poll`."""
+
+        def __init__(self) -> None:
+            self._poll = select.poll()
+            self.register = self._poll.register
+            self.unregister = self._poll.unregister
+
+        def poll(self, timeout: float | None) -> list[tuple[int, int]]:
+            return self._poll.poll(None if timeout is None else timeout * 1000)
+
+        def close(self) -> None:
+            """Do nothing: there is no descriptor."""
 
 
 def _listen(path: Path) -> socket.socket:
     listener = socket.socket(socket.AF_UNIX)
     try:
-        with _Short(path) as short:
+        with Short(path) as short:
             listener.bind(short)
         path.chmod(_MODE)
         listener.setblocking(False)
@@ -324,16 +397,15 @@ def _listen(path: Path) -> socket.socket:
 class _Wire:
     """A connection to a sibling. Used by one thread at a time."""
 
-    __slots__ = ("__weakref__", "_poll", "_socket")
+    __slots__ = ("__weakref__", "_socket", "_timeout")
 
     def __init__(self, path: Path) -> None:
         self._socket = socket.socket(socket.AF_UNIX)
-        # Never blocks but in `_poll`, where a deadline holds whatever signals come.
-        self._socket.setblocking(False)
-        with _Short(path) as short:
+        # The time-out holds whatever signals come (PEP 475); SO_RCVTIMEO's would not.
+        self._socket.settimeout(HELLO_TIMEOUT)
+        self._timeout = HELLO_TIMEOUT
+        with Short(path) as short:
             self._socket.connect(short)
-        self._poll = select.poll()
-        self._poll.register(self._socket, select.POLLIN)
 
     def __del__(self) -> None:
         # An interrupt may come between any two steps of whoever has it.
@@ -342,10 +414,10 @@ class _Wire:
 
     def greeted(self) -> bool:
         """Wait for the owner's first word; return whether it came."""
-        return bool(
-            self._poll.poll(HELLO_TIMEOUT * 1000)
-            and self._socket.recv(_SIZE.size) == _HELLO
-        )
+        try:
+            return self._socket.recv(_SIZE.size) == _HELLO
+        except OSError:
+            return False
 
     def send(self, data: bytes) -> bool:
         """Return whether all was sent; if not, the owner has no whole frame of it."""
@@ -361,24 +433,31 @@ class _Wire:
             Unanswered: there is none.
         """
         end = monotonic() + timeout
-        data = bytearray()
-        whole = 0
+        data = self._part(timeout)
+        whole = _whole(data, len(data))
         while not whole or len(data) < whole:
-            left_ms = max(0, ceil((end - monotonic()) * 1000))
-            if not self._poll.poll(left_ms):
-                raise Unanswered(silent=True)
-            try:
-                part = self._socket.recv(_ANSWER)
-            except OSError:
-                part = b""
-            if part and not data and len(part) == _whole(part):
-                return part[_SIZE.size :]
-            data += part
-            whole = _whole(data)
-            if not part or len(data) > _SIZE.size + MAX_FRAME:
+            data += self._part(end - monotonic())
+            whole = _whole(data, len(data))
+            if len(data) > _SIZE.size + MAX_FRAME:
                 raise Unanswered(silent=False)
         # What is beyond the frame nobody asked for; no rid will fit it.
-        return bytes(data[_SIZE.size :])
+        return data[_SIZE.size :]
+
+    def _part(self, timeout: float) -> bytes:
+        if timeout != self._timeout:
+            if timeout <= 0:
+                raise Unanswered(silent=True)
+            self._socket.settimeout(timeout)
+            self._timeout = timeout
+        try:
+            part = self._socket.recv(_ANSWER)
+        except TimeoutError:
+            raise Unanswered(silent=True) from None
+        except OSError:
+            part = b""
+        if not part:
+            raise Unanswered(silent=False)
+        return part
 
     def interrupt(self) -> None:
         """Have whoever waits find the connection ended. Thread-safe."""
@@ -434,11 +513,21 @@ class HostCaller:
             NotSent: the owner has nothing of it.
             Unanswered: it may have been done.
         """
+        if len(frame) > MAX_FRAME:
+            raise NotSent
+        data = _SIZE.pack(len(frame)) + frame
         sibling = self._siblings.get(node_id)
         if sibling is None:
-            sibling = _Sibling(_path(self._directory, node_id))
+            sibling = _Sibling(socket_path(self._directory, node_id))
             sibling = self._siblings.setdefault(node_id, sibling)
-        wire = self._sent(sibling, frame)
+        while True:
+            wire, fresh = self._take(sibling)
+            if wire.send(data):
+                break
+            # The owner has ended it, perhaps long ago. Others may be as old.
+            self._end(wire)
+            if fresh:
+                raise NotSent
         try:
             result = read(wire.receive(timeout))
         except BaseException:
@@ -446,20 +535,6 @@ class HostCaller:
             raise
         self._put_back(sibling, wire)
         return result
-
-    def _sent(self, sibling: _Sibling, frame: bytes) -> _Wire:
-        """Return the connection by which *frame* was sent."""
-        if len(frame) > MAX_FRAME:
-            raise NotSent
-        data = _SIZE.pack(len(frame)) + frame
-        while True:
-            wire, fresh = self._take(sibling)
-            if wire.send(data):
-                return wire
-            # The owner has ended it, perhaps long ago. Others may be as old.
-            self._end(wire)
-            if fresh:
-                raise NotSent
 
     def _take(self, sibling: _Sibling) -> tuple[_Wire, bool]:
         """Return a connection, and whether it was made just now."""
@@ -515,47 +590,3 @@ class HostCaller:
         self._closed = True
         for wire in list(self._wires):
             self._end(wire)
-
-
-# --- files ------------------------------------------------------------------------
-
-
-def sweep(directory: Path, is_alive: Callable[[bytes], bool]) -> None:
-    """Remove the sockets of nodes that are no more."""
-    with suppress(OSError), os.scandir(directory) as entries:
-        names = [e.name for e in islice(entries, FILES_MAX) if e.name.endswith(_SUFFIX)]
-        for name in names:
-            with suppress(ValueError, OSError):
-                if not is_alive(bytes.fromhex(name.removesuffix(_SUFFIX))):
-                    (directory / name).unlink()
-
-
-def _path(directory: Path, node_id: bytes) -> Path:
-    return directory / f"{node_id.hex()}{_SUFFIX}"
-
-
-@final
-class _Short:
-    """A name for *path* that the kernel takes as a socket's, inside a `with`.
-
-    On Linux a long path is shortened through a descriptor of its directory; elsewhere
-    the kernel refuses it, and there is no wire.
-    """
-
-    __slots__ = ("_fd", "_path")
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._fd = -1
-
-    def __enter__(self) -> str:
-        path = self._path
-        if len(os.fsencode(path)) <= PATH_MAX or sys.platform != "linux":
-            return str(path)
-        self._fd = os.open(path.parent, os.O_PATH | os.O_DIRECTORY)
-        return f"/proc/self/fd/{self._fd}/{path.name}"
-
-    def __exit__(self, *_: object) -> None:
-        fd, self._fd = self._fd, -1
-        if fd >= 0:
-            os.close(fd)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-__all__ = ["drain", "waker"]
+__all__ = ["drain", "wake", "waker"]
 
 
 def waker() -> tuple[int, int]:
@@ -16,6 +16,11 @@ def waker() -> tuple[int, int]:
     os.set_blocking(read, False)
     os.set_blocking(write, False)
     return read, write
+
+
+def wake(fd: int) -> None:
+    """End the current poll, or the next."""
+    os.write(fd, b"\1\0\0\0\0\0\0\0")
 
 
 def drain(fd: int) -> None:

@@ -48,7 +48,7 @@ from meshcache.config.address import parse
 from meshcache.errors import ConfigError
 from meshcache.transport.arrivals import Arrival, Traffic
 from meshcache.transport.security import Curve, Doorman
-from meshcache.transport.waker import drain, waker
+from meshcache.transport.waker import drain, wake, waker
 
 __all__ = ["Arrival", "Plane", "Traffic", "ZmqTransport"]
 
@@ -261,7 +261,7 @@ class ZmqTransport:
 
     def wake(self) -> None:
         """End the current `poll`, or the next. Thread-safe."""
-        os.write(self._wake_fd, b"\1\0\0\0\0\0\0\0")
+        wake(self._wake_fd)
 
     def poll(self, timeout: float | None) -> None:
         """Wait until something arrives, `wake` is called or *timeout* seconds pass."""
@@ -271,14 +271,6 @@ class ZmqTransport:
         self._ready = dict(self._poller.poll(wait_ms))
         if self._waker in self._ready:
             drain(self._waker)
-
-    def watch(self, fd: int) -> None:
-        """Have `poll` end for *fd* too, which is not ZeroMQ's."""
-        self._poller.register(fd, zmq.POLLIN)
-
-    def is_ready(self, fd: int) -> bool:
-        """Whether the last `poll` found *fd* readable."""
-        return fd in self._ready
 
     def receive(self) -> Iterator[Arrival]:
         """Yield what has arrived, a bounded number from each socket."""

@@ -6,8 +6,6 @@ The sibling is a script on a thread of its own, behind a real socket.
 from __future__ import annotations
 
 import asyncio
-import os
-import selectors
 import threading
 from collections.abc import Callable, Iterator
 from types import SimpleNamespace
@@ -42,7 +40,7 @@ from meshcache.engine.ops import (
 from meshcache.hashing import partition_of
 from meshcache.model import Member, NodeId, State
 from meshcache.runtime.wire import MAX_ITEMS, HostWire
-from meshcache.transport.host import MAX_FRAME, HostListener
+from meshcache.transport.host import MAX_FRAME, HostListener, HostRoute
 
 PATIENCE = 10.0
 OWNER = Member(NodeId(b"o" * 16), 7, 0, State.ALIVE, "h:1", "h:2", "h", 1)
@@ -68,36 +66,30 @@ class World:
         )
         self.lane: Any = None
         self.ranges.table.epoch = 3
-        self._frames = FrameCodec("t")
+        self.frames = FrameCodec("t")
         self._listener = HostListener(directory, OWNER.node_id)
-        self._end, self._ended = os.pipe()
         self._thread = threading.Thread(target=self._serve, daemon=True)
         self._thread.start()
         config = Config(cluster="t", request_timeout=timeout, load_timeout=60)
         self.wire = HostWire(config, directory, self, self, self.ask, listener=None)
 
     def _serve(self) -> None:
-        with selectors.DefaultSelector() as selector:
-            selector.register(self._listener.fileno(), selectors.EVENT_READ)
-            selector.register(self._end, selectors.EVENT_READ)
-            while self._end not in {k.fd for k, _ in selector.select(PATIENCE)}:
-                for arrival in self._listener.receive():
-                    message = self._frames.decode(arrival.frame)
-                    self.asked.append(message)
-                    answer = self.answer(message)
-                    if isinstance(answer, bytes):
-                        self._listener.reply(arrival.route, answer)
-                    elif answer is not None:
-                        frame = self._frames.encode(answer)
-                        self._listener.reply(arrival.route, frame)
+        while not self._listener.stopped:
+            self._listener.serve(self._take)
+
+    def _take(self, frame: bytes, route: HostRoute) -> bytes | None:
+        message = self.frames.decode(frame)
+        self.asked.append(message)
+        answer = self.answer(message)
+        if answer is None or isinstance(answer, bytes):
+            return answer
+        return self.frames.encode(answer)
 
     def close(self) -> None:
-        os.write(self._ended, b"x")
+        self._listener.stop()
         self._thread.join(PATIENCE)
         self.wire.close()
         self._listener.close()
-        os.close(self._end)
-        os.close(self._ended)
 
     # what the engine is asked
     def sibling(self, hashed: int) -> Member | None:
@@ -111,9 +103,8 @@ class World:
         return []
 
     # what the driver is asked
-    def submit(self, ticket: None, operation: Any) -> bool:
+    def note(self, operation: Any) -> None:
         self.told.append(operation)
-        return True
 
     def post(self, post: Callable[..., Any]) -> None:
         post(self, 0.0)
@@ -273,14 +264,39 @@ def test_a_load_begun_before_the_write_is_not_joined_after_it(world, answer):
     assert [Wrote(b"k1")] == world.told
 
 
-def test_a_note_that_finds_the_mailbox_full_is_not_lost(world):
-    requested = []
-    world.loading = {b"k1"}
-    world.submit = lambda *_: False
-    world.request = lambda ticket, operation, now: requested.append(operation)
-    world.wire.write(write(b"k1"))
+# --- one key ----------------------------------------------------------------------
 
-    assert [Wrote(b"k1")] == requested
+
+def write_one(world: World, key: bytes = b"k1", hashed: int = 1) -> Any:
+    return world.wire.write_one(Verb.SET, Item(key, b"v", -1, 0), hashed)
+
+
+def test_one_key_is_written_like_any(world):
+    assert DONE == write_one(world)
+    (asked,) = world.asked
+    assert (7, 3, 0, 10_000) == (asked.epoch, asked.table, asked.hop, asked.budget_ms)
+    assert (Item(b"k1", b"v", -1, 0),) == asked.items
+
+
+@pytest.mark.parametrize(("key", "hashed"), [(b"k1", 0), (b"k" * MAX_FRAME, 1)])
+def test_one_key_that_is_not_for_the_wire_is_not_sent(world, key, hashed):
+    assert write_one(world, key, hashed) is None
+    assert [] == world.asked
+    assert 0 == world.wire.stats()["sent"]
+
+
+def test_one_key_that_the_owner_has_not_written_goes_the_ordinary_way(world):
+    world.answer = lambda m: written(m, Status.NOT_OWNER)
+
+    assert write_one(world) is None
+    assert 1 == world.wire.stats()["fallbacks"]
+
+
+def test_one_key_without_a_proper_answer_is_not_known(world):
+    world.answer = lambda _: b"no frame"
+
+    assert UNKNOWN == write_one(world)
+    assert 1 == world.wire.stats()["garbage"]
 
 
 # --- between two nodes ------------------------------------------------------------
@@ -319,9 +335,16 @@ def test_an_owner_that_holds_a_write_back_answers_it_later_along_its_way(make_pa
     key = key_of(one, two)
     _, hashed = one.cache("c").region.full(None, key)
     handover = two._runtime._engine._core.handover
-    two._runtime._driver.post(
-        lambda _, now: handover.expect(partition_of(hashed), now) or []
-    )
+    held = threading.Event()
+
+    def hold_back(engine, now: float) -> list[Any]:
+        engine.ranges._close(partition_of(hashed))
+        handover.expect(partition_of(hashed), now)
+        held.set()
+        return []
+
+    two._runtime._driver.post(hold_back)
+    assert held.wait(PATIENCE)
     began = monotonic()
     one.cache("c").set(key, 1)
 

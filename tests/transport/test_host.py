@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-import selectors
 import signal
 import socket
 import stat
@@ -25,8 +24,8 @@ from meshcache.transport.host import (
     HostRoute,
     NotSent,
     Unanswered,
-    sweep,
 )
+from meshcache.transport.paths import Short, sweep
 
 OWNER = bytes(range(16))
 PATIENCE = 10.0
@@ -45,28 +44,28 @@ class Owner:
         self.listener = HostListener(directory, OWNER)
         self.answer = answer
         self.routes: list[HostRoute] = []
-        self._end, self._ended = os.pipe()
         self._thread = threading.Thread(target=self._serve, daemon=True)
         self._thread.start()
 
     def _serve(self) -> None:
-        with selectors.DefaultSelector() as selector:
-            selector.register(self.listener.fileno(), selectors.EVENT_READ)
-            selector.register(self._end, selectors.EVENT_READ)
-            while self._end not in {k.fd for k, _ in selector.select(PATIENCE)}:
-                for arrival in self.listener.receive():
-                    self.routes.append(arrival.route)
-                    answer = self.answer(arrival.frame)
-                    if answer is not None:
-                        self.listener.reply(arrival.route, answer)
+        while not self.listener.stopped:
+            self.listener.serve(self._take)
+
+    def _take(self, frame: bytes, route: HostRoute) -> bytes | None:
+        self.routes.append(route)
+        return self.answer(frame)
 
     def close(self) -> None:
-        if self._thread.is_alive():
-            os.write(self._ended, b"x")
-            self._thread.join(PATIENCE)
-            os.close(self._end)
-            os.close(self._ended)
-            self.listener.close()
+        self.listener.stop()
+        self._thread.join(PATIENCE)
+        self.listener.close()
+
+
+def taken(listener: HostListener) -> list[tuple[bytes, HostRoute]]:
+    """Return what has come, with its routes, and leave it unanswered."""
+    frames: list[tuple[bytes, HostRoute]] = []
+    listener.serve(lambda *frame: frames.append(frame), 0)
+    return frames
 
 
 @pytest.fixture(autouse=True)
@@ -107,9 +106,9 @@ def connect(tmp_path, listener) -> Iterator[Callable[[], socket.socket]]:
     def connect() -> socket.socket:
         one = socket.socket(socket.AF_UNIX)
         made.append(one)
-        with host._Short(tmp_path / f"{OWNER.hex()}.sock") as short:
+        with Short(tmp_path / f"{OWNER.hex()}.sock") as short:
             one.connect(short)
-        assert [] == list(listener.receive())
+        assert [] == taken(listener)
         one.settimeout(PATIENCE)
         return one
 
@@ -170,7 +169,7 @@ def test_an_owner_that_does_not_read_is_not_sent_anything(listener, caller):
     with pytest.raises(NotSent):
         call(caller, b"hello")
 
-    assert [] == [a.frame for _ in range(3) for a in listener.receive()]
+    assert [] == [frame for _ in range(3) for frame in taken(listener)]
 
 
 def test_after_a_failure_no_connection_is_tried_for_a_while(tmp_path, caller):
@@ -328,15 +327,18 @@ def test_without_descriptors_the_owner_stops_accepting_for_a_while(
 
     with socket.socket(socket.AF_UNIX) as waiting:
         waiting.setblocking(False)
-        with host._Short(tmp_path / f"{OWNER.hex()}.sock") as short:
+        with Short(tmp_path / f"{OWNER.hex()}.sock") as short:
             waiting.connect(short)
         real = listener._listener
         listener._listener = Exhausted(real)
-        assert [] == list(listener.receive())
-        assert [] == listener._selector.select(0)
+        taken(listener)
         listener._listener = real
-        listener.sweep(host.monotonic() + host.RETRY)
-        list(listener.receive())
+        taken(listener)
+
+        assert 0 == len(listener)
+
+        listener._paused = 0.0  # that it is time, now
+        taken(listener)
 
         assert 1 == len(listener)
 
@@ -347,16 +349,16 @@ def test_without_descriptors_the_owner_stops_accepting_for_a_while(
 def test_a_frame_that_comes_in_pieces_is_whole_in_the_end(listener, connect):
     one = connect()
     for byte in framed(b"hello"):
-        assert [] == [a.frame for a in listener.receive()]
+        assert [] == taken(listener)
         one.sendall(bytes([byte]))
 
-    assert [b"hello"] == [a.frame for a in listener.receive()]
+    assert [b"hello"] == [frame for frame, _ in taken(listener)]
 
 
 def test_two_frames_that_come_together_are_two(listener, connect):
     connect().sendall(framed(b"one") + framed(b"two"))
 
-    assert [b"one", b"two"] == [a.frame for a in listener.receive()]
+    assert [b"one", b"two"] == [frame for frame, _ in taken(listener)]
 
 
 @pytest.mark.parametrize("size", [0, MAX_FRAME + 1, 2**32 - 1])
@@ -364,7 +366,7 @@ def test_a_size_that_no_sibling_sends_ends_the_connection(listener, connect, siz
     one = connect()
     one.sendall(struct.pack(">I", size) + b"x")
 
-    assert [] == list(listener.receive())
+    assert [] == taken(listener)
     assert 1 == listener.garbage
     assert 0 == len(listener)
 
@@ -372,31 +374,37 @@ def test_a_size_that_no_sibling_sends_ends_the_connection(listener, connect, siz
 def test_a_connection_that_was_dropped_yields_no_more(listener, connect):
     connect().sendall(framed(b"one") + framed(b"two"))
     frames = []
-    for arrival in listener.receive():
-        frames.append(arrival.frame)
-        listener.drop(arrival.route)
+
+    def drop(frame: bytes, route: HostRoute) -> None:
+        frames.append(frame)
+        listener.drop(route)
+
+    for _ in range(2):
+        listener.serve(drop, 0)
 
     assert [b"one"] == frames
+    assert 0 == len(listener)
 
 
 def test_an_answer_for_a_caller_that_is_gone_is_counted(listener, connect):
     one = connect()
     one.sendall(framed(b"hello"))
-    routes = [arrival.route for arrival in listener.receive()]
+    ((_, route),) = taken(listener)
     one.close()
-    list(listener.receive())
-    listener.reply(routes[0], b"late")
+    taken(listener)
+    listener.reply(route, b"late")
 
-    assert routes == listener.dead_routes()
+    assert 0 == len(listener)
     assert 1 == listener.unroutable
 
 
 def test_who_never_reads_its_answers_is_cut_off(listener, connect):
     one = connect()
     one.sendall(framed(b"hello"))
-    (arrival,) = listener.receive()
+    ((_, route),) = taken(listener)
     for _ in range(1000):
-        listener.reply(arrival.route, b"x" * MAX_FRAME)
+        listener.reply(route, b"x" * MAX_FRAME)
+    taken(listener)
 
     assert 0 == len(listener)
 
@@ -404,8 +412,8 @@ def test_who_never_reads_its_answers_is_cut_off(listener, connect):
 def test_an_answer_over_the_limit_is_not_sent_by_half(listener, connect):
     one = connect()
     one.sendall(framed(b"hello"))
-    (arrival,) = listener.receive()
-    listener.reply(arrival.route, b"x" * (MAX_FRAME + 1))
+    ((_, route),) = taken(listener)
+    listener.reply(route, b"x" * (MAX_FRAME + 1))
 
     assert struct.pack(">I", 0) == one.recv(MAX_FRAME)
     assert b"" == one.recv(MAX_FRAME)
