@@ -13,13 +13,21 @@ from typing import (
     NamedTuple,
     ParamSpec,
     Protocol,
+    TypedDict,
     TypeVar,
     overload,
 )
 
 from meshcache.model import Missing
 
-__all__ = ["AsyncMemoized", "CacheInfo", "Memoized"]
+__all__ = [
+    "AsyncBoundMemoized",
+    "AsyncMemoized",
+    "BoundMemoized",
+    "CacheInfo",
+    "CacheParameters",
+    "Memoized",
+]
 
 P = ParamSpec("P")
 Q = ParamSpec("Q")
@@ -42,11 +50,26 @@ class CacheInfo(NamedTuple):
     currsize: int
 
 
+class CacheParameters(TypedDict):
+    """What `functools.lru_cache` says of how it was made.
+
+    `maxsize` is as in `CacheInfo`; `typed` is True, because `f(1)` and `f(1.0)` never
+    share.
+    """
+
+    maxsize: int | None
+    typed: bool
+
+
 class _Handles(Protocol[P, R_co]):
     """What memoized functions of both kinds have."""
 
     __name__: str
     __qualname__: str
+
+    @property
+    def __wrapped__(self) -> Callable[..., Any]:
+        """The function itself; of a method, that of the class."""
 
     def invalidate(self, *args: P.args, **kwargs: P.kwargs) -> bool:
         """Forget the value for these arguments; return whether there was one."""
@@ -81,6 +104,9 @@ class _Handles(Protocol[P, R_co]):
     def cache_clear(self) -> None:
         """Forget everything and count from nothing, as `functools.lru_cache` does."""
 
+    def cache_parameters(self) -> CacheParameters:
+        """Return how it was made, as `functools.lru_cache` does."""
+
 
 # --- plain functions -------------------------------------------------------------
 
@@ -104,11 +130,18 @@ class _OnClass(_Plain[P, R_co], Protocol[P, R_co]):
     def __call__(self, *args: Any, **kwargs: Any) -> R_co: ...
 
 
+class BoundMemoized(_Plain[P, R_co], Protocol[P, R_co]):
+    """A memoized function with its first argument, `shop.price`. Thread-safe."""
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R_co:
+        """Return the function's value for these arguments, from memory if it can."""
+
+
 class Memoized(_Plain[P, R_co], Protocol[P, R_co]):
     """A memoized function. Thread-safe.
 
-    As a method it is called as methods are, and its handles are those of the class:
-    `shop.price("tea")`, but `Shop.price.invalidate(shop, "tea")`.
+    As a method it knows whose it is, and so do its handles: `shop.price("tea")` and
+    `shop.price.invalidate("tea")`, or `Shop.price.invalidate(shop, "tea")`.
     """
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R_co:
@@ -119,7 +152,7 @@ class Memoized(_Plain[P, R_co], Protocol[P, R_co]):
     @overload
     def __get__(
         self: Memoized[Concatenate[S, Q], R], instance: S, owner: Any = None, /
-    ) -> Callable[Q, R]: ...
+    ) -> BoundMemoized[Q, R]: ...
     @overload
     def __get__(
         self, instance: object, owner: Any = None, /
@@ -145,6 +178,13 @@ class _AsyncOnClass(_Async[P, R_co], Protocol[P, R_co]):
     def __call__(self, *args: Any, **kwargs: Any) -> Coroutine[Any, Any, R_co]: ...
 
 
+class AsyncBoundMemoized(_Async[P, R_co], Protocol[P, R_co]):
+    """A memoized `async def` function with its first argument. See `BoundMemoized`."""
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, R_co]:
+        """Return the function's value for these arguments, from memory if it can."""
+
+
 class AsyncMemoized(_Async[P, R_co], Protocol[P, R_co]):
     """A memoized `async def` function. Thread-safe, on any loop. See `Memoized`."""
 
@@ -156,7 +196,7 @@ class AsyncMemoized(_Async[P, R_co], Protocol[P, R_co]):
     @overload
     def __get__(
         self: AsyncMemoized[Concatenate[S, Q], R], instance: S, owner: Any = None, /
-    ) -> Callable[Q, Coroutine[Any, Any, R]]: ...
+    ) -> AsyncBoundMemoized[Q, R]: ...
     @overload
     def __get__(
         self, instance: object, owner: Any = None, /

@@ -164,6 +164,47 @@ def test_an_argument_that_has_no_encoding_is_named():
         binder.encode(binder.bind(1, 2, c=[lambda: 0]))
 
 
+def test_an_object_is_told_apart_by_what_it_says_of_itself():
+    class Shop:
+        def price(self, item): ...
+
+        def named(cls): ...  # noqa: N805 - what a class method is below its decorator
+
+    for method, first in ((Shop.price, Shop()), (Shop.named, Shop)):
+        name = "self" if method is Shop.price else "cls"
+        binder = Binder(method, ())
+        with pytest.raises(KeyRefused) as caught:
+            binder.encode((first, "tea")[: len(binder.kept)])
+        assert f"argument {name!r} of " in str(caught.value)
+        assert "Shop this is in a way" in str(caught.value)
+        assert f'ignore=("{name}",)' in str(caught.value)
+
+    with pytest.raises(KeyRefused, match=r"argument 'item'.*stable encoding"):
+        Binder(lambda item: item, ()).encode((Shop(),))
+
+
+def test_a_builtin_that_does_not_tell_its_arguments_takes_any():
+    with pytest.raises(ValueError, match="no signature"):
+        inspect.signature(max)
+
+    binder = Binder(max, ())
+
+    assert ((1, 2), (("default", 0), ("key", None))) == binder.bind(
+        1, 2, key=None, default=0
+    )
+    assert ((1, 2), {"key": None}) == binder.call(binder.bind(1, 2, key=None))
+
+
+def test_an_argument_may_have_the_name_of_a_builtin():
+    scope = {}
+    exec("def f(sorted, *tuple, dict=0, **type): ...", scope)
+    binder = Binder(scope["f"], ())
+    bound = binder.bind(1, 2, dict=3, b=5, a=4)
+
+    assert (1, (2,), 3, (("a", 4), ("b", 5))) == bound
+    assert ((1, 2), {"dict": 3, "a": 4, "b": 5}) == binder.call(bound)
+
+
 @pytest.mark.parametrize("bound", [(), (1,), (1, 2, 3, 4, 5)])
 def test_a_tuple_of_another_length_is_no_call(bound):
     with pytest.raises(ValueError, match="not the arguments"):

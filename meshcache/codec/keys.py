@@ -13,7 +13,8 @@ it can be decoded, so that an owner can run a loader from the key alone.
     dict       {  pairs of elements, sorted
     set        <  elements, sorted            frozenset  |  elements, sorted
     Enum       E  class, member               dataclass  @  class, names and values
-    any class  K  class, what its `__cache_key__` returned; cannot be decoded
+    a class    Y  its name, as a str's content
+    any class  K  class, what its `__cache_key__` says; cannot be decoded
 
 `n`, `F` and `T` are None, False and True; the other letters are those of `scalars`.
 
@@ -211,14 +212,22 @@ _ENCODERS: Final[dict[type[Any], Callable[[Any, int], bytes]]] = {
 def _encode_object(cls: type[Any], value: Any, depth: int) -> bytes:
     """Return the encoding of an instance of no built-in class."""
     if hasattr(cls, "__cache_key__"):
-        token = value.__cache_key__()
-        return _elements(b"K", (_name(cls), token), depth, lambda _: ".__cache_key__()")
+        return _encode_opaque(cls, value.__cache_key__, depth)
+    if issubclass(cls, type):
+        return b"Y" + _name(value).encode("utf-8", "surrogatepass")
     if issubclass(cls, Enum):
         return _elements(b"E", (_name(cls), _token(value)), depth, _index)
     names = field_names(cls)
     if names is None or not cls.__dataclass_params__.frozen:
         raise _Refusal(*_why_not(cls))
     return _encode_dataclass(cls, value, sorted(names), depth)
+
+
+def _encode_opaque(cls: type[Any], token: object, depth: int) -> bytes:
+    way = ".__cache_key__"
+    if callable(token) and not isinstance(token, type):
+        way, token = way + "()", token()
+    return _elements(b"K", (_name(cls), token), depth, lambda _: way)
 
 
 def _encode_dataclass(
@@ -354,6 +363,14 @@ def _decode_dataclass(data: bytes, depth: int) -> object:
     return _make(Kind.DATACLASS, name, fields)
 
 
+def _decode_class(data: bytes, _depth: int) -> object:
+    name = data.decode("utf-8", "surrogatepass")
+    known = class_named(name)
+    if known is None:
+        raise KeyRefused(_unknown(name, "class"))
+    return known.cls
+
+
 def _decode_opaque(_data: bytes, _depth: int) -> object:
     raise KeyRefused(
         "A key made by a __cache_key__ says what identifies an object, not the object; "
@@ -365,11 +382,15 @@ def _make(kind: Kind, name: object, payload: object) -> object:
     """Return the instance, if its class is registered here. Imports nothing."""
     known = class_named(name) if isinstance(name, str) else None
     if known is None or known.kind is not kind:
-        raise KeyRefused(
-            f"The key holds a {name}, and no {kind.value} of that name is registered "
-            "in this process; register it with meshcache.register."
-        )
+        raise KeyRefused(_unknown(name, kind.value))
     return known.make(payload)
+
+
+def _unknown(name: object, what: str) -> str:
+    return (
+        f"The key holds {name}, and no {what} of that name is registered in this "
+        "process; register it with meshcache.register."
+    )
 
 
 def _decode_scalar(scalar: Scalar) -> Callable[[bytes, int], object]:
@@ -391,6 +412,7 @@ _DECODERS: Final[dict[bytes, Callable[[bytes, int], object]]] = {
     b"|": lambda data, depth: frozenset(_parts(data, depth)),
     b"E": _decode_enum,
     b"@": _decode_dataclass,
+    b"Y": _decode_class,
     b"K": _decode_opaque,
     **{bytes([scalar.code]): _decode_scalar(scalar) for scalar in SCALARS},
 }

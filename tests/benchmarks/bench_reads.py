@@ -243,6 +243,7 @@ class Ours(NamedTuple):
     """A node in this process, another in one of its own, and keys of both."""
 
     cache: meshcache.Cache
+    hits: meshcache.Cache
     near: Any
     mine: str
     theirs: list[str]
@@ -269,8 +270,9 @@ def ours(stack: ExitStack, *, lane: bool) -> Ours:
         keys[node.owner(CACHE, key) == node.me].append(key)
     theirs = keys[False][:MANY]
     cache.set_many(dict.fromkeys([keys[True][0], *theirs], VALUE))
-    near = node.cache("near", ttl=TTL).memoize(value_of, name="value_of")
-    return Ours(cache, near, keys[True][0], theirs)
+    hits = node.cache("near", ttl=TTL)
+    near = hits.memoize(value_of, name="value_of")
+    return Ours(cache, hits, near, keys[True][0], theirs)
 
 
 def value_of(number: int) -> dict[str, Any]:
@@ -336,6 +338,55 @@ def _warp() -> tuple[str, Any]:
     return "warp-cache, memory", cache(max_size=1024, ttl=TTL)
 
 
+class Shop:
+    """An object with a method, which says of itself what tells it apart."""
+
+    def __cache_key__(self) -> int:
+        return 7
+
+    def price(self, number: int) -> dict[str, Any]:
+        return value_of(number)
+
+
+def price_of(
+    number: int, count: int = 1, *, discount: float | None = None, unit: str = "kg"
+) -> dict[str, Any]:
+    return value_of(number)
+
+
+def by_key(mesh: Ours) -> Iterator[Series]:
+    """Yield what the key of a near hit costs, by what it is made of.
+
+    The last contender is the function itself, whose body a hit is spared.
+    """
+    theirs = type("Theirs", (Shop,), {"price": lru_cache(Shop.price)})
+    ours = type("Ours", (Shop,), {"price": mesh.hits.memoize(Shop.price, name="m")})
+    mine = mesh.hits.memoize(price_of, name="price_of")
+    for name, call in {
+        "two arguments": lambda f: lambda seven: f(seven, 8),
+        "names and defaults": lambda f: lambda seven: f(seven, unit="g", discount=None),
+        "a float among them": lambda f: lambda seven: f(seven, 8, discount=0.5),
+    }.items():
+        yield Series(
+            f"near hit, {name}",
+            20_000,
+            [
+                Contender("meshcache", spun(call(mine))),
+                Contender("functools.lru_cache", spun(call(lru_cache(price_of)))),
+                Contender("the function", spun(call(price_of))),
+            ],
+        )
+    yield Series(
+        "near hit, method",
+        20_000,
+        [
+            Contender("meshcache", spun(ours().price)),
+            Contender("functools.lru_cache", spun(theirs().price)),
+            Contender("the function", spun(Shop().price)),
+        ],
+    )
+
+
 def from_threads(mesh: Ours) -> Iterator[Contender]:
     yield Contender("meshcache", counted(mesh.near, threaded(mesh.near, THREADS)))
     yield Contender("one thread", threaded(mesh.near, 1))
@@ -381,6 +432,12 @@ def sibling_get(mesh: Ours, skipped: dict[str, str]) -> Iterator[Contender]:
     yield Contender("warp-cache, shared", timed(partial(shared, 7)))
 
 
+def near_hits(mesh: Ours, skipped: dict[str, str]) -> Iterator[Series]:
+    yield Series("near hit, memoized", 20_000, [*near_hit(mesh, skipped)])
+    yield from by_key(mesh)
+    yield Series(f"near hit, {THREADS} threads", 160_000, [*from_threads(mesh)])
+
+
 def everything(stack: ExitStack, skipped: dict[str, str]) -> Iterator[Series]:
     """Yield the series, each with those contenders that there are."""
     near, mesh = ours(stack, lane=True), ours(stack, lane=False)
@@ -397,8 +454,7 @@ def everything(stack: ExitStack, skipped: dict[str, str]) -> Iterator[Series]:
     echo = stack.enter_context(zmq_echo())
     sibling = [*sibling_get(near, skipped)]
     own = [*own_set(near)]
-    yield Series("near hit, memoized", 20_000, [*near_hit(near, skipped)])
-    yield Series(f"near hit, {THREADS} threads", 160_000, [*from_threads(near)])
+    yield from near_hits(near, skipped)
     yield Series("host get", 5_000, [*host_get(near)])
     for reference in (sync, tasks):
         reference.append(Contender("zmq echo, raw", timed(lambda: echo(packed))))

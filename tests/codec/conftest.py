@@ -22,7 +22,7 @@ def _moment(value):
 
 
 def _object(value):
-    if isinstance(value, Enum):
+    if isinstance(value, Enum | type):
         return [id(value)]
     if dataclasses.is_dataclass(value):
         fields = dataclasses.fields(value)

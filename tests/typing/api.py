@@ -20,6 +20,7 @@ from meshcache import (
     Memoized,
     Node,
 )
+from meshcache.handles import AsyncBoundMemoized, BoundMemoized
 from meshcache.model import Missing
 
 users = Cache("users", ttl=300, near_ttl=None, jitter=0.1, codec="msgpack")
@@ -42,7 +43,29 @@ def called(user_id: int, *, full: bool = False) -> User:
     raise NotImplementedError
 
 
-@users.memoize(ttl=None, ignore=["full"], fill="caller", errors=[KeyError], version=2)
+def seconds_of(user: Any) -> float:
+    return 60.0
+
+
+def tags_of(user_id: int, *, full: bool = False) -> list[str]:
+    return [f"user:{user_id}"]
+
+
+@users.memoize(
+    ttl=seconds_of,
+    ignore=["full"],
+    fill="caller",
+    errors=[KeyError],
+    version=2,
+    tags=tags_of,
+    stale=60,
+    early=1,
+    stale_if_error=3600,
+    none_ttl=5,
+    error_ttl=1,
+    cache_if=bool,
+    soft_timeout=0.1,
+)
 def optioned(user_id: int, *, full: bool = False) -> User:
     raise NotImplementedError
 
@@ -58,6 +81,9 @@ def plain_function() -> None:
         assert_type(function.key_for(7), bytes)
         assert_type(function.cache_info(), CacheInfo)
         assert_type(function.cache_info().hits, int)
+        assert_type(function.cache_parameters()["maxsize"], int | None)
+        assert_type(function.cache_parameters()["typed"], bool)
+        function.__wrapped__(7)
         function.set(User(), 7, full=True)
         function.invalidate_all()
         function.cache_clear()
@@ -70,6 +96,29 @@ def plain_function() -> None:
     function.peek(user=7)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
     function.refresh()  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
     function.set(User())  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+    function.key_for("7")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    function.uncached(7, True)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+    users.memoize(maxsize=128)  # type: ignore[call-overload]  # pyright: ignore[reportCallIssue]
+    users.memoize(ttl="60")  # type: ignore[call-overload]  # pyright: ignore[reportArgumentType, reportCallIssue]
+
+
+def a_lambda_and_a_class() -> None:
+    assert_type(users.memoize(name="double")(lambda: 2)(), int)
+    made = users.memoize(User)
+    assert_type(made(), User)
+
+
+@users.memoize
+def several(first: str, /, *rest: int, last: bytes = b"", **named: float) -> User:
+    raise NotImplementedError
+
+
+def all_kinds_of_parameters() -> None:
+    several("a", 1, 2, last=b"c", x=1.5)
+    several.invalidate("a", 1, x=1)
+    several(first="a")  # type: ignore[call-arg, arg-type]  # pyright: ignore[reportCallIssue]
+    several("a", "b")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    several.peek("a", x="b")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
 
 
 def what_peek_returns_is_told_apart() -> str:
@@ -131,13 +180,28 @@ class Shop:
         raise NotImplementedError
 
     @classmethod
-    @users.memoize(ignore=["cls"])
+    @users.memoize
     def named(cls, name: str) -> str:
         raise NotImplementedError
 
     @staticmethod
     @users.memoize
     def free(name: str) -> str:
+        raise NotImplementedError
+
+    @users.memoize(ttl=5)
+    @classmethod
+    def also_named(cls, name: str) -> str:
+        raise NotImplementedError
+
+    @users.memoize
+    @staticmethod
+    def also_free(name: str) -> str:
+        raise NotImplementedError
+
+    @users.memoize(name="later")
+    @classmethod
+    async def named_later(cls, name: str) -> str:
         raise NotImplementedError
 
 
@@ -149,9 +213,43 @@ async def methods(shop: Shop) -> None:
     assert_type(await Shop.stock.apeek(shop, "tea"), int | Missing)
     assert_type(Shop.free("tea"), str)
     assert_type(Shop.named("tea"), str)
+    assert_type(shop.named("tea"), str)
+    assert_type(Shop.also_named("tea"), str)
+    assert_type(Shop.also_free("tea"), str)
+    assert_type(await Shop.named_later("tea"), str)
+    assert_type(Shop.also_named.invalidate(Shop, "tea"), bool)
+    assert_type(Shop.also_free.invalidate("tea"), bool)
     shop.price(7)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     shop.price()  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
     await shop.stock(7)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+
+
+async def handles_of_methods(shop: Shop) -> None:
+    assert_type(shop.price.invalidate("tea", discount=2), bool)
+    assert_type(shop.price.peek("tea"), float | Missing)
+    assert_type(shop.price.refresh("tea"), float)
+    assert_type(shop.price.uncached("tea"), float)
+    assert_type(shop.price.key_for("tea"), bytes)
+    assert_type(shop.price.cache_info(), CacheInfo)
+    shop.price.set(1.5, "tea", 2)
+    shop.price.invalidate_all()
+    assert_type(await shop.stock.ainvalidate("tea"), bool)
+    assert_type(await shop.stock.apeek("tea"), int | Missing)
+    assert_type(await shop.stock.refresh("tea"), int)
+    await shop.stock.aset(3, "tea")
+
+    shop.price.invalidate(7)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    shop.price.peek()  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+    shop.price.set(1.5)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+    await shop.stock.refresh(7)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    Shop.price.invalidate("tea")  # type: ignore[arg-type, call-arg]  # pyright: ignore[reportCallIssue]
+
+
+def as_a_bound_argument(
+    price: BoundMemoized[[str, int], float], stock: AsyncBoundMemoized[[str], int]
+) -> float:
+    stock.invalidate("tea")
+    return price("tea", 2) + price.refresh("tea", 2)
 
 
 # --- caches ----------------------------------------------------------------------
