@@ -9,6 +9,7 @@ from inspect import cleandoc
 from typing import Annotated, Any, Final, get_args, get_origin
 
 from meshcache.codec import messages
+from meshcache.codec.fields import Bound
 from meshcache.codec.frames import (
     MAGIC,
     MAX_LABEL,
@@ -21,10 +22,10 @@ from meshcache.codec.messages import (
     DATA,
     STRANGER,
     Accusation,
-    Bound,
     Found,
     Item,
     LoaderName,
+    Loan,
     Reason,
     Status,
     Stranger,
@@ -74,7 +75,7 @@ number; text is UTF-8. Lengths count bytes, the characters of a text, or the ite
 list. Maps, floats and extensions are not used.
 """
 
-_RECORDS: Final = (Member, Accusation, Item, Found, LoaderName)
+_RECORDS: Final = (Member, Accusation, Item, Found, Loan, LoaderName)
 _ENUMS: Final[tuple[type[IntEnum], ...]] = (State, Verb, Status, Reason)
 _NAMES: Final[dict[Any, str]] = {int: "integer", bytes: "bytes", str: "text"}
 

@@ -19,7 +19,9 @@ Two planes, two connections per peer, so that a large value never delays a probe
     caller -- Abandon --> owner                  the leased load failed or was dropped
     caller -- Cancel ---> owner                  nobody waits for this request now
     caller -- Write ----> owner -- Written -----> caller
+    caller -- Borrow ---> owner -- Lent ---------> caller   many loads at once
     caller -- Clear ----> member -- Written ----> caller
+    caller -- Untag ----> member -- Written ----> caller
     caller -- Survey ---> member -- Surveyed ---> caller
     owner -- NotOwner | Refused --> caller       typed, so that nothing waits in vain
     node -- Loaders ----> peer                   what this node can load for others
@@ -39,17 +41,34 @@ from __future__ import annotations
 from enum import IntEnum
 from typing import Annotated, Final, NamedTuple, TypeAlias
 
+from meshcache.codec.fields import (
+    I64,
+    MAX_ITEMS,
+    MAX_UNTAGGED,
+    MAX_UPDATES,
+    U8,
+    U32,
+    U64,
+    Blob,
+    Bound,
+    Id,
+    Key,
+    Millis,
+    Name,
+    Tags,
+    Text,
+    Updates,
+)
 from meshcache.model import Member
 
 __all__ = [
     "CONTROL",
     "DATA",
-    "NO_EXPIRY",
     "STRANGER",
     "Abandon",
     "Accusation",
     "Ack",
-    "Bound",
+    "Borrow",
     "Cancel",
     "Clear",
     "Control",
@@ -63,9 +82,11 @@ __all__ = [
     "Invalidate",
     "Item",
     "Leased",
+    "Lent",
     "Load",
     "LoaderName",
     "Loaders",
+    "Loan",
     "Message",
     "Nack",
     "NotOwner",
@@ -79,39 +100,12 @@ __all__ = [
     "Stranger",
     "Survey",
     "Surveyed",
+    "Untag",
     "Values",
     "Verb",
     "Write",
     "Written",
 ]
-
-U64_MAX: Final = 2**64 - 1
-NO_EXPIRY: Final = -1
-"""The remaining time of what never expires, and of "keep the expiry it has"."""
-
-MAX_UPDATES: Final = 1024
-MAX_ITEMS: Final = 100_000
-
-
-class Bound(NamedTuple):
-    """The least and greatest value of an integer, or length of anything else."""
-
-    low: int
-    high: int
-
-
-U8: TypeAlias = Annotated[int, Bound(0, 255)]
-U32: TypeAlias = Annotated[int, Bound(0, 2**32 - 1)]
-U64: TypeAlias = Annotated[int, Bound(0, U64_MAX)]
-I64: TypeAlias = Annotated[int, Bound(-(2**63), 2**63 - 1)]
-Millis: TypeAlias = Annotated[int, Bound(NO_EXPIRY, 2**53)]
-Id: TypeAlias = Annotated[bytes, Bound(0, 16)]
-"""A node id; empty where the sender knows an address and nothing more."""
-Key: TypeAlias = Annotated[bytes, Bound(2, 65_536)]
-Blob: TypeAlias = Annotated[bytes, Bound(0, 2**31)]
-Name: TypeAlias = Annotated[str, Bound(0, 1024)]
-Text: TypeAlias = Annotated[str, Bound(0, 65_536)]
-Updates: TypeAlias = Annotated[tuple[Member, ...], Bound(0, MAX_UPDATES)]
 
 
 class Verb(IntEnum):
@@ -125,7 +119,7 @@ class Verb(IntEnum):
 
 
 class Status(IntEnum):
-    """How one item of a `Fetch` or `Write` went."""
+    """How one item of a `Fetch`, `Write` or `Borrow` went."""
 
     MISS = 0
     HIT = 1
@@ -133,6 +127,8 @@ class Status(IntEnum):
     NOT_A_NUMBER = 3
     NOT_OWNER = 4
     UNKNOWN = 5
+    LEASED = 6
+    BUSY = 7
 
 
 class Reason(IntEnum):
@@ -251,6 +247,9 @@ class Load(NamedTuple):
     know that name and version, the caller gets a lease, which passes on when the
     member `caller` dies. `chain` holds the hashes of the keys whose loaders are
     waiting for this one. `quiet` as in `Fetch`.
+
+    A value that is no newer than the version `than` is no answer: whoever refreshes
+    what it holds asks so. `tags` are those that the value will bear.
     """
 
     rid: U64
@@ -265,6 +264,26 @@ class Load(NamedTuple):
     loader_version: U32
     args: Blob
     chain: Annotated[tuple[U64, ...], Bound(0, 64)]
+    than: U64 = 0
+    tags: Tags = ()
+
+
+class Borrow(NamedTuple):
+    """The values of these keys, or the leases to load them. Answered by `Lent`.
+
+    Unlike a `Load` it does not wait: of a key that somebody else is loading the answer
+    says just that. `caller`, `quiet` and `tags` are as in `Load`, the tags of all keys.
+    """
+
+    rid: U64
+    epoch: U64
+    table: U64
+    hop: U8
+    budget_ms: U32
+    quiet: bool
+    caller: Id
+    keys: Annotated[tuple[Key, ...], Bound(1, MAX_ITEMS)]
+    tags: Tags
 
 
 class Item(NamedTuple):
@@ -299,6 +318,21 @@ class Clear(NamedTuple):
     epoch: U64
     budget_ms: U32
     cache: Name
+
+
+class Untag(NamedTuple):
+    """Forget all that bears one of these tags. Goes to every member.
+
+    Who answers HIT keeps copies of what owners have stored whose memory it cannot see,
+    and is told `again` when all have answered: it may have copied from one that had not
+    been told yet.
+    """
+
+    rid: U64
+    epoch: U64
+    budget_ms: U32
+    tags: Annotated[tuple[U64, ...], Bound(1, MAX_UNTAGGED)]
+    again: bool
 
 
 class Survey(NamedTuple):
@@ -357,6 +391,30 @@ class Values(NamedTuple):
     results: Annotated[tuple[Found, ...], Bound(0, MAX_ITEMS)]
 
 
+class Loan(NamedTuple):
+    """One key of a `Lent`: HIT with its value, LEASED under a token, or BUSY.
+
+    MISS is neither: too much is under way, and the caller does without.
+    """
+
+    status: Status
+    value: Blob
+    ttl_ms: Millis
+    version: U64
+    token: U64
+
+
+class Lent(NamedTuple):
+    """The answer to a `Borrow`, in the order of its keys.
+
+    It may end before the last key; the rest is asked for again.
+    """
+
+    rid: U64
+    lease_ms: U32
+    results: Annotated[tuple[Loan, ...], Bound(0, MAX_ITEMS)]
+
+
 class Filled(NamedTuple):
     """The answer to a `Load` that has a value. `loaded` tells a fill from a hit."""
 
@@ -392,7 +450,10 @@ class Failed(NamedTuple):
 
 
 class Written(NamedTuple):
-    """The answer to a `Write` or `Clear`: a status and, for INCR, the new number."""
+    """The answer to a `Write`, `Clear` or `Untag`.
+
+    A status and, for INCR, the new number.
+    """
 
     rid: U64
     results: Annotated[tuple[Found, ...], Bound(0, MAX_ITEMS)]
@@ -462,7 +523,9 @@ Data: TypeAlias = (
     Fetch
     | Load
     | Write
+    | Borrow
     | Clear
+    | Untag
     | Survey
     | Fulfil
     | Abandon
@@ -470,6 +533,7 @@ Data: TypeAlias = (
     | Values
     | Filled
     | Leased
+    | Lent
     | Pending
     | Failed
     | Written
@@ -498,6 +562,8 @@ DATA: Final[dict[int, type[Data]]] = {
     21: Abandon,
     22: Cancel,
     23: Survey,
+    24: Borrow,
+    25: Untag,
     32: Values,
     33: Filled,
     34: Leased,
@@ -507,6 +573,7 @@ DATA: Final[dict[int, type[Data]]] = {
     38: NotOwner,
     39: Refused,
     40: Surveyed,
+    41: Lent,
     48: Loaders,
     49: Invalidate,
 }

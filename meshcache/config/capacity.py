@@ -82,6 +82,21 @@ class Capacity:
         "Async loaders that run at once for peers.",
         "As many as the event loop and its connection pool stand.",
     )
+    max_refreshes: int = count(
+        1000,
+        1,
+        1_000_000,
+        "Values that are loaded anew behind their readers at once; the threads for it "
+        "are `loader_threads`.",
+        "What finds no room stays old until the next read.",
+    )
+    refresh_pause: float = seconds(
+        1.0,
+        0.0,
+        3600.0,
+        "Seconds for which a key is not refreshed again after its load failed.",
+        "Longer spares a backend in trouble.",
+    )
     max_loaders: int = count(
         4096,
         1,
@@ -137,6 +152,14 @@ class Capacity:
         "1GiB",
         "Bytes of values in one request or answer for many.",
         "Longer lists go as several; smaller ones let other requests in between.",
+    )
+    coalesce_window: float = seconds(
+        0.0,
+        0,
+        0.1,
+        "How long a read of one key waits for others that ask the same peer, to go "
+        "with them as one request.",
+        "A millisecond where many tasks read one key each; 0s sends each at once.",
     )
     sweep_interval: float = seconds(
         0.25,

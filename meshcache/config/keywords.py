@@ -30,6 +30,8 @@ class Keywords(TypedDict, total=False):
     load_timeout: float | str
     loader_threads: int
     loader_tasks: int
+    max_refreshes: int
+    refresh_pause: float | str
     max_loaders: int
     max_flights: int
     max_waiters: int
@@ -38,6 +40,7 @@ class Keywords(TypedDict, total=False):
     max_key_bytes: int | str
     max_batch_keys: int
     max_batch_bytes: int | str
+    coalesce_window: float | str
     sweep_interval: float | str
     probe_interval: float | str
     probe_timeout: float | str

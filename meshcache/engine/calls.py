@@ -19,6 +19,7 @@ from meshcache.codec.messages import (
     Failed,
     Filled,
     Leased,
+    Lent,
     NotOwner,
     Pending,
     Refused,
@@ -32,7 +33,7 @@ from meshcache.engine.peers import Peer
 __all__ = ["Answer", "Call", "Calls", "Loss"]
 
 Answer: TypeAlias = (
-    Values | Filled | Leased | Failed | Written | Surveyed | NotOwner | Refused
+    Values | Filled | Leased | Lent | Failed | Written | Surveyed | NotOwner | Refused
 )
 
 
@@ -106,8 +107,8 @@ class Calls:
         call = self._by_rid.pop(message.rid, None)
         if call is None:
             self._core.counters.late_answers += 1
-            if isinstance(message, Leased):
-                # Nobody here will load under this lease: let the next waiter have it.
+            if isinstance(message, Leased | Lent):
+                # Nobody here will load under its leases: they are for the next.
                 self._core.reply(route, Cancel(message.rid))
             return
         call.peer.avoided = False

@@ -10,19 +10,19 @@ or calls the application.
     join, seeds, leave, connection_lost, connection_made, proof_of_death
               what the edges find out
 
-Four parts share one `Core`. `Swim` says who is there. From that `Ranges` makes the
-partition table and ends the tenures of what moved. `Reads`, `Writes` and `Fills` serve
-both the application and the peers, and ask other owners through `Calls`. The order of
-things within one input: the message is acted on, membership's changes are taken into
-the table, readers are told what moved, and only then the effects go out, with the
-readers' notes ahead of the answers.
+The parts share one `Core`. `Swim` says who is there. From that `Ranges` makes the
+partition table and ends the tenures of what moved. `Reads` and `Writes` serve both the
+application and the peers; `Fills` and `Lots` load for the one, `Lending` for the
+others. Owners are asked through `Calls`. Within one input the message is acted on,
+membership's changes are taken into the table, readers are told what moved, and only
+then the effects go out, with the readers' notes ahead of the answers.
 """
 
 from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterable
-from dataclasses import asdict, fields
+from dataclasses import asdict
 from mmap import mmap
 from typing import Any, Final, final
 
@@ -30,38 +30,37 @@ from meshcache.codec.mail import Route
 from meshcache.codec.messages import (
     Abandon,
     Ack,
+    Borrow,
     Cancel,
     Clear,
     Control,
     Data,
-    Failed,
     Fetch,
-    Filled,
     Fulfil,
     Invalidate,
-    Leased,
     Load,
     Loaders,
     Message,
-    NotOwner,
     Pending,
     Ping,
     Reason,
     Refused,
     Stranger,
     Survey,
-    Surveyed,
-    Values,
+    Untag,
     Write,
-    Written,
 )
 from meshcache.config import Config
-from meshcache.engine.calls import Calls
+from meshcache.engine.calls import Answer, Calls
 from meshcache.engine.core import Core
 from meshcache.engine.effects import Changed, Effect, Retabled
 from meshcache.engine.fills import Fills
+from meshcache.engine.forget import Forgets
 from meshcache.engine.handover import Handover
 from meshcache.engine.held import Addressed, HeldBack
+from meshcache.engine.leases import Leases
+from meshcache.engine.lending import Lending
+from meshcache.engine.lots import Lots
 from meshcache.engine.ops import (
     Asked,
     AskTables,
@@ -71,8 +70,11 @@ from meshcache.engine.ops import (
     Drop,
     Forsake,
     GetKeys,
+    InvalidateTags,
     LoadKey,
+    LoadKeys,
     Moved,
+    Note,
     Operation,
     Register,
     RunEnded,
@@ -93,6 +95,7 @@ from meshcache.membership.effects import Effect as SwimEffect
 from meshcache.membership.machine import Swim
 from meshcache.membership.settings import Settings
 from meshcache.model import Member, NodeId, State
+from meshcache.placement.placement import Placement
 from meshcache.store.arena import Arena, private
 from meshcache.store.layout import Layout
 from meshcache.store.view import View
@@ -104,7 +107,6 @@ ANNOUNCE_DELAY: Final = 0.3
 
 ANNOUNCE_INTERVAL: Final = 10.0
 """Seconds between two announcements of our loaders to everybody."""
-
 
 ARRIVAL: Final = 1.0
 """Seconds for which a node that leaves awaits the entries on their way to it."""
@@ -134,6 +136,7 @@ class Engine:
         look: opens those of this host's arenas that are new, whoever's they are.
         expecting: whether others are looked for. If so this node opens its range only
             when discovery has found somebody or nobody.
+        alone: a placement of this node only, if nobody else ever comes.
     """
 
     def __init__(  # noqa: PLR0913 - what names the host has defaults
@@ -149,6 +152,7 @@ class Engine:
         open_lane: Lanes = _no_lane,
         look: Look = tuple,
         expecting: bool = False,
+        alone: Placement | None = None,
     ) -> None:
         store = _arena(me, config, memory, host)
         peers = Peers()
@@ -172,21 +176,25 @@ class Engine:
         )
         self._core = core
         self._calls = Calls(core, self._doubt)
-        self._reads = Reads(core, self._calls)
+        self._reads = Reads(core, self._calls, self._operate)
         self._writes = Writes(core, self._calls)
-        self._fills = Fills(core, self._calls)
+        self._forgets = Forgets(core, self._calls)
+        self._leases = Leases(core, self._calls)
+        self._lending = Lending(core, self._leases)
+        self._fills = Fills(core, self._calls, self._leases)
+        self._lots = Lots(core, self._calls, self._leases, self._fills)
         self._surveys = Surveys(core, self._calls)
         self._loaders = Register(())
         self._settling = False
         self._leave_by: float | None = None
         self._held = HeldBack(core, self._receive_addressed, self._operate)
-        self.swim = Swim(me, _settings(config), rng)
+        self.swim = Swim(me, Settings.of(config), rng)
         self.store = store
         self.owner = owner
         self.ranges = ranges
         if expecting:
             ranges.expect(now)
-        ranges.update([me], now)
+        ranges.update([me], now) if alone is None else ranges.own_all(alone)
         self._settle_soon()
         self._begin_beats(now)
 
@@ -197,7 +205,7 @@ class Engine:
 
     def is_loading(self, key: bytes) -> bool:
         """Whether somebody here waits for a load of *key* that others may join."""
-        return self._core.flights.joinable(key) is not None
+        return self._core.flights.is_flying(key)
 
     @property
     def settled(self) -> bool:
@@ -285,9 +293,10 @@ class Engine:
         if not core.leaving and (not core.handover.arriving or now >= self._leave_by):
             core.leaving = True
             self._held.close()
+            self._reads.coalescer.close()
             with core.store.lock:
                 core.store.seal_all(now)
-            self._fills.close()
+            self._leases.close()
             for peer in core.peers:
                 self._calls.lose(peer)
             self._take(self.swim.leave(now))
@@ -354,15 +363,14 @@ class Engine:
         self._take(self.swim.receive(message, route, self._core.now))
 
     def _receive_data(self, message: Data, route: Route) -> None:
+        if isinstance(message, Answer):
+            self._calls.answer(message, route)
+            return
         match message:
-            case Values() | Filled() | Leased() | Failed() | Written():
-                self._calls.answer(message, route)
-            case Surveyed() | NotOwner() | Refused():
-                self._calls.answer(message, route)
             case Pending():
                 self._calls.pending(message)
             case Cancel():
-                self._fills.cancel(route, message)
+                self._lending.cancel(route, message)
             case Invalidate():
                 self._invalidate(message)
             case Loaders():
@@ -387,17 +395,19 @@ class Engine:
             case Fetch():
                 self._reads.serve(route, message)
             case Load():
-                self._fills.serve(route, message)
+                self._lending.serve(route, message)
+            case Borrow():
+                self._lending.serve_lot(route, message)
             case Write():
                 self._writes.serve(route, message)
-            case Clear():
-                self._writes.serve_clear(route, message)
+            case Clear() | Untag():
+                self._forgets.serve(route, message)
             case Survey():
                 self._surveys.serve(route, message)
             case Fulfil():
-                self._fills.fulfil(message)
+                self._lending.fulfil(message)
             case Abandon():
-                self._fills.abandon(route, message)
+                self._lending.abandon(route, message)
 
     def _invalidate(self, message: Invalidate) -> None:
         core = self._core
@@ -418,18 +428,18 @@ class Engine:
                 self._reads.get(ticket, op)
             case LoadKey():
                 self._fills.ask(ticket, op)
+            case LoadKeys():
+                self._lots.ask(ticket, op)
             case WriteKeys():
                 self._writes.write(ticket, op)
-            case ClearCache():
-                self._writes.clear(ticket, op)
+            case ClearCache() | InvalidateTags():
+                self._forgets.ask(ticket, op)
             case AskTables():
                 self._surveys.ask(ticket)
             case _:
                 self._take_note(op)
 
-    def _take_note(
-        self, op: Deliver | Drop | Forsake | Moved | Register | RunEnded | Wrote
-    ) -> None:
+    def _take_note(self, op: Note) -> None:
         match op:
             case Moved(bucket):
                 self._core.readers.moved(bucket)
@@ -441,15 +451,16 @@ class Engine:
                 self._fills.drop(op)
             case Forsake(forsaken):
                 self._held.forsake(forsaken)
+                self._reads.coalescer.forsake(forsaken)
                 self._fills.forsake(forsaken)
             case RunEnded():
-                self._fills.run_ended(op)
+                self._lending.run_ended(op)
             case Register():
                 self._register(op)
 
     def _register(self, op: Register) -> None:
         self._loaders = op
-        self._fills.register(op)
+        self._lending.register(op)
         for peer in self._core.peers:
             self._tell_loaders(peer)
 
@@ -516,7 +527,7 @@ class Engine:
         """Do without a peer: its answers, its leases, its notes."""
         peer.forget()
         self._calls.lose(peer)
-        self._fills.peer_gone(peer.member.node_id)
+        self._leases.peer_gone(peer.member.node_id)
 
     def _doubt(self, peer: Peer) -> None:
         """A peer was silent: have membership probe it now."""
@@ -572,16 +583,10 @@ class Engine:
                 "waiting": core.flights.waiting,
                 "calls_open": len(self._calls),
                 "readers": len(core.readers),
-                "running": self._fills.running,
+                "running": self._lending.running,
             },
             "handover": asdict(core.handover.counts),
         }
-
-
-def _settings(config: Config) -> Settings:
-    """Return the part of *config* that membership obeys; the rest is for studies."""
-    shared = (f.name for f in fields(Settings) if hasattr(config, f.name))
-    return Settings(**{name: getattr(config, name) for name in shared})
 
 
 def _arena(me: Member, config: Config, memory: mmap | None, host: int) -> Arena:

@@ -20,9 +20,10 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Final, NamedTuple, final
 
+from meshcache.codec.envelope import tags_of
 from meshcache.engine.owner import Owner
 from meshcache.errors import ValueTooLarge
-from meshcache.hashing import partition_of
+from meshcache.hashing import PARTITIONS, partition_of
 from meshcache.model import NodeId
 from meshcache.store.arena import Arena
 from meshcache.store.record import Entry
@@ -66,10 +67,11 @@ class Sealed(NamedTuple):
 @final
 @dataclass(slots=True, eq=False)
 class _Source:
-    """An arena that entries are taken from, and how far that has come."""
+    """An arena that entries are taken from, since which version, and how far."""
 
     view: View
     partitions: set[int]
+    since: int
     cursor: int = 0
 
 
@@ -139,10 +141,20 @@ class Handover:
         self._expected.add(partition)
         self._expected_since = now
 
+    def expect_all(self, now: float) -> None:
+        """Open every partition only when discovery has said who else there is."""
+        self._expected = set(range(PARTITIONS))
+        self._expected_since = now
+
     def opened(self, partition: int) -> None:
         """Take note that *partition* is open."""
         self._expected.discard(partition)
         self._waiting.pop(partition, None)
+
+    def opened_all(self) -> None:
+        """Take note that every partition is open."""
+        self._expected.clear()
+        self._waiting.clear()
 
     def holds_back(self, partition: int, now: float) -> bool:
         """Whether a request for *partition* had better come again in a moment."""
@@ -187,11 +199,11 @@ class Handover:
 
     # --- entries arriving --------------------------------------------------------
 
-    def adopt(self, view: View, partitions: Iterable[int]) -> None:
+    def adopt(self, view: View, partitions: Iterable[int], now: float) -> None:
         """Begin to copy what *view* has of *partitions*, all of them sealed there."""
         if not view.used:
             return
-        source = _Source(view, set(partitions))
+        source = _Source(view, set(partitions), self._owner.stamp(now))
         self._sources.append(source)
         self._arriving |= source.partitions
         self.counts.sources += 1
@@ -211,7 +223,7 @@ class Handover:
         for source in self._sources:
             if partition in source.partitions:
                 entry = source.view.peek(key, hashed, now)
-                if entry is not None and self._take(key, hashed, entry, now):
+                if entry is not None and self._take(source, key, hashed, entry, now):
                     self.counts.found += 1
                     return entry
         return None
@@ -225,18 +237,23 @@ class Handover:
             source.partitions, source.cursor, HELPING, now
         )
         for key, hashed, entry in entries:
-            self._take(key, hashed, entry, now)
+            self._take(source, key, hashed, entry, now)
         if following is None or self._too_much():
             self._end(source, now)
         else:
             source.cursor = following
 
-    def _take(self, key: bytes, hashed: int, entry: Entry, now: float) -> bool:
+    def _take(
+        self, source: _Source, key: bytes, hashed: int, entry: Entry, now: float
+    ) -> bool:
         with self._store.lock:
             written = self._owner.wrote
             if written is not None and hashed in written:
                 return False
             if self._store.get(key, hashed, now) is not None:
+                return False
+            if self._store.tagged_over(source.since, tags_of(entry.value)):
+                # We were told since it set out, and where it lies maybe nobody was.
                 return False
             self._owner.observe(entry.version, now)
             try:
@@ -244,7 +261,8 @@ class Handover:
                     key,
                     hashed,
                     entry.value,
-                    version=entry.version,
+                    # What a broken clock has stamped must not outlive our own writes.
+                    version=min(entry.version, self._owner.stamp(now)),
                     expires=entry.expires,
                     now=now,
                 )

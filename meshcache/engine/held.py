@@ -14,21 +14,33 @@ from typing import TypeAlias, final
 from meshcache.codec.mail import Route
 from meshcache.codec.messages import (
     Abandon,
+    Borrow,
     Clear,
     Fetch,
     Fulfil,
     Load,
     Survey,
+    Untag,
     Write,
 )
 from meshcache.engine.core import Core
 from meshcache.engine.handover import POLL
-from meshcache.engine.ops import Closed, GetKeys, LoadKey, Operation, Ticket, WriteKeys
+from meshcache.engine.ops import (
+    Closed,
+    GetKeys,
+    LoadKey,
+    LoadKeys,
+    Operation,
+    Ticket,
+    WriteKeys,
+)
 from meshcache.hashing import key_hash, partition_of
 
 __all__ = ["Addressed", "HeldBack"]
 
-Addressed: TypeAlias = Fetch | Load | Write | Clear | Survey | Fulfil | Abandon
+Addressed: TypeAlias = (
+    Fetch | Load | Borrow | Write | Clear | Untag | Survey | Fulfil | Abandon
+)
 """What a peer says to this very process, not to one before it at its address."""
 
 
@@ -98,7 +110,7 @@ class HeldBack:
 
 def _hashes(op: Operation) -> Iterable[int]:
     match op:
-        case GetKeys(keys):
+        case GetKeys(keys) | LoadKeys(keys):
             return [hashed for _, hashed in keys]
         case WriteKeys(_, items):
             return [hashed for _, hashed in items]
@@ -110,7 +122,7 @@ def _hashes(op: Operation) -> Iterable[int]:
 
 def _hashes_asked(message: Addressed) -> Iterable[int]:
     match message:
-        case Fetch():
+        case Fetch() | Borrow():
             return (key_hash(key) for key in message.keys)
         case Write():
             return (key_hash(item.key) for item in message.items)

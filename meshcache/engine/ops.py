@@ -17,6 +17,7 @@ from meshcache.store.generations import Stamp
 __all__ = [
     "AskTables",
     "Asked",
+    "Busy",
     "ClearCache",
     "Closed",
     "Deliver",
@@ -26,8 +27,12 @@ __all__ = [
     "GetKeys",
     "Got",
     "Granted",
+    "InvalidateTags",
     "LoadKey",
+    "LoadKeys",
+    "Lot",
     "Moved",
+    "Note",
     "Operation",
     "Outcome",
     "Raised",
@@ -82,6 +87,9 @@ class LoadKey(NamedTuple):
 
     With a `loader` name the owner may run it. `chain` holds the hashes of the keys
     whose loaders the caller is inside of; `timeout` is how long it will wait.
+
+    A value no newer than the version `than` will not do: the caller holds it and wants
+    it refreshed. `tags` are the hashes of the tags that the value will bear.
     """
 
     key: bytes
@@ -91,6 +99,21 @@ class LoadKey(NamedTuple):
     args: bytes
     chain: tuple[int, ...]
     timeout: float
+    than: int = 0
+    tags: tuple[int, ...] = ()
+
+
+class LoadKeys(NamedTuple):
+    """The values of these full keys, or the leases to load them. It waits for no load.
+
+    Each lease lasts for `timeout`. `chain` and `tags` are as in `LoadKey`, the tags of
+    all keys.
+    """
+
+    keys: tuple[tuple[bytes, int], ...]
+    timeout: float
+    chain: tuple[int, ...] = ()
+    tags: tuple[int, ...] = ()
 
 
 class WriteKeys(NamedTuple):
@@ -104,6 +127,15 @@ class ClearCache(NamedTuple):
     """Forget everything of one cache, on every member."""
 
     cache: str
+
+
+class InvalidateTags(NamedTuple):
+    """Forget all that bears one of these tags, on every member.
+
+    They are hashes, at most `MAX_UNTAGGED`.
+    """
+
+    tags: tuple[int, ...]
 
 
 class AskTables(NamedTuple):
@@ -163,10 +195,11 @@ class RunEnded(NamedTuple):
     failure: Failure | None
 
 
-Asked: TypeAlias = GetKeys | LoadKey | WriteKeys | ClearCache | AskTables
-Operation: TypeAlias = (
-    Asked | Deliver | Drop | Forsake | Moved | Register | RunEnded | Wrote
+Asked: TypeAlias = (
+    GetKeys | LoadKey | LoadKeys | WriteKeys | ClearCache | InvalidateTags | AskTables
 )
+Note: TypeAlias = Deliver | Drop | Forsake | Moved | Register | RunEnded | Wrote
+Operation: TypeAlias = Asked | Note
 
 
 # --- told ------------------------------------------------------------------------
@@ -210,6 +243,19 @@ class TimedOut(NamedTuple):
     """The load took longer than the caller would wait."""
 
 
+class Busy(NamedTuple):
+    """Somebody else is loading that key: ask for it by `LoadKey`, and wait.
+
+    Whoever holds leases delivers or drops them all before it waits.
+    """
+
+
+class Lot(NamedTuple):
+    """The outcome of `LoadKeys`, in its order. Each lease is a load of its own."""
+
+    outcomes: tuple[Got | Granted | Busy | Raised | TimedOut, ...]
+
+
 class WriteResult(NamedTuple):
     """How one key of a write went. `number` is INCR's result, encoded."""
 
@@ -225,7 +271,7 @@ class Unreached(NamedTuple):
 
 
 class WriteResults(NamedTuple):
-    """The outcome of `WriteKeys` or `ClearCache`, in order."""
+    """The outcome of `WriteKeys`, `ClearCache` or `InvalidateTags`, in order."""
 
     results: tuple[WriteResult | Unreached, ...]
 
@@ -244,5 +290,5 @@ class Closed(NamedTuple):
 
 
 Outcome: TypeAlias = (
-    Results | Got | Granted | Raised | TimedOut | WriteResults | Tables | Closed
+    Results | Got | Granted | Raised | TimedOut | Lot | WriteResults | Tables | Closed
 )

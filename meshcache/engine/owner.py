@@ -16,6 +16,7 @@ from contextlib import suppress
 from typing import Final, final
 
 from meshcache.clock import NEVER, HybridClock
+from meshcache.codec.envelope import MARK, Kind, unwrap
 from meshcache.codec.messages import Item, Status, Verb
 from meshcache.codec.values import MsgpackCodec
 from meshcache.engine.ops import WriteResult
@@ -25,7 +26,7 @@ from meshcache.hashing import bucket_of, partition_of
 from meshcache.store.arena import Arena
 from meshcache.store.record import Entry
 
-__all__ = ["Owner", "moves"]
+__all__ = ["DONE", "Owner", "moves"]
 
 DONE: Final = WriteResult(Status.HIT, b"")
 NOTHING: Final = WriteResult(Status.MISS, b"")
@@ -160,14 +161,18 @@ class Owner:
         return DONE
 
     def _add(self, item: Item, hashed: int, now: float) -> WriteResult:
-        if self._store.get(item.key, hashed, now) is not None:
+        if _current(self._store.get(item.key, hashed, now), now) is not None:
             return NOTHING
         return self._set(item, hashed, now)
 
     def _touch(self, item: Item, hashed: int, now: float) -> WriteResult:
         if item.ttl_ms == 0:
             return self._delete(item, hashed, now)
-        expires = _expires(item.ttl_ms, now)
+        entry = _current(self._store.get(item.key, hashed, now), now)
+        if entry is None:
+            return NOTHING
+        kept = unwrap(entry.value).keep_ms / 1000
+        expires = _expires(item.ttl_ms, now) + kept
         found = self._store.touch(item.key, hashed, expires, now)
         return NOTHING if found is None else DONE
 
@@ -177,24 +182,39 @@ class Owner:
     def _remove(self, item: Item, hashed: int, now: float) -> bool:
         if self.wrote is not None:
             self.wrote.add(hashed)
-        return self._store.remove(item.key, hashed, now) is not None
+        return _current(self._store.remove(item.key, hashed, now), now) is not None
 
     def _incr(self, item: Item, hashed: int, now: float) -> WriteResult:
-        entry = self._store.get(item.key, hashed, now)
-        stored = item.value if entry is None else entry.value
+        entry = _current(self._store.get(item.key, hashed, now), now)
+        found = unwrap(item.value if entry is None else entry.value)
         number: object = None
-        if len(stored) <= MAX_NUMBER:
+        if len(found.body) <= MAX_NUMBER:
             with suppress(SerializationError):
-                number = _numbers.decode(stored)
+                number = _numbers.decode(found.body)
         if type(number) is not int:
             return NOT_A_NUMBER
         encoded = _numbers.encode(number + item.delta)
+        value = found._replace(body=encoded).wrap()
         if entry is not None:
-            self._put(item.key, hashed, encoded, entry.expires, now)
+            self._put(item.key, hashed, value, entry.expires, now)
         elif item.ttl_ms != 0:
-            expires = _expires(item.ttl_ms, now)
-            self._put(item.key, hashed, encoded, expires, now)
+            self._put(item.key, hashed, value, _expires(item.ttl_ms, now), now)
         return WriteResult(Status.HIT, encoded)
+
+
+def _current(entry: Entry | None, now: float) -> Entry | None:
+    """Return *entry* if it is a value whose ttl is not over, though it may be kept.
+
+    What no reader can make out is none.
+    """
+    if entry is None or not entry.value.startswith(MARK):
+        return entry
+    try:
+        found = unwrap(entry.value)
+    except SerializationError:
+        return None
+    fresh = now < found.fresh_until(entry.expires)
+    return entry if fresh and found.kind is Kind.VALUE else None
 
 
 def _expires(ttl_ms: int, now: float) -> float:

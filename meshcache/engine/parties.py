@@ -1,4 +1,9 @@
-"""Who takes part in a load, and what it ends with."""
+"""Who takes part in a load, and what it ends with.
+
+A party is one who waits for, or works at, one load. Who asks for many keys at once is
+a party in each of its loads, told apart by `part`, counted from 1; the party without a
+part stands for the lot of them.
+"""
 
 from __future__ import annotations
 
@@ -16,6 +21,7 @@ class Local(NamedTuple):
     """A waiter of this process."""
 
     ticket: Ticket
+    part: int = 0
 
 
 class Remote(NamedTuple):
@@ -23,6 +29,7 @@ class Remote(NamedTuple):
 
     route: Route
     rid: int
+    part: int = 0
 
 
 class Upstream(NamedTuple):

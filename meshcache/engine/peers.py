@@ -28,7 +28,8 @@ class Peer:
     `generations` is this node's copy of the peer's: the numbers differ from the
     original's, but they move whenever the original's do, which is all that a near
     entry asks. `number` is the last invalidation taken, `heard` when that was. `tried`
-    tells that an avoided peer is being asked whether it answers again.
+    tells that an avoided peer is being asked whether it answers again; `without`, that
+    something of its range was loaded here while it perhaps did not know of us.
     """
 
     member: Member
@@ -38,6 +39,7 @@ class Peer:
     followed: bool = False
     avoided: bool = False
     tried: bool = False
+    without: bool = False
     loaders: frozenset[tuple[str, int]] = frozenset()
 
     @property
@@ -57,7 +59,9 @@ class Peer:
         gap = message.number != (self.number if expected is None else expected)
         self.number = message.number
         self.heard = now
-        if gap or message.everything:
+        if gap or message.everything or self.without:
+            # From here on it tells us of writes. It may not have told us of all before.
+            self.without = False
             self.generations.bump_all()
         else:
             for bucket in message.buckets:

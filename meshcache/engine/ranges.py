@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Callable, Iterable
-from typing import final
+from typing import Final, final
 
 from meshcache.engine.handover import Handover, Sealed
 from meshcache.engine.peers import Peers
@@ -26,6 +26,7 @@ from meshcache.placement.table import moved as moved_between
 from meshcache.store.arena import Arena
 from meshcache.store.generations import Generations, Stamp, Tenure
 from meshcache.store.layout import SEALED
+from meshcache.store.tags import private_tags
 from meshcache.store.view import View, seal_time
 
 __all__ = ["Lanes", "Look", "Ranges"]
@@ -42,9 +43,11 @@ class Ranges:
     """The partition table and this node's part in it."""
 
     __slots__ = (
+        "_closed",
         "_expecting",
         "_handover",
         "_held",
+        "_intact",
         "_lanes",
         "_look",
         "_me",
@@ -55,6 +58,8 @@ class Ranges:
         "_placement",
         "_since",
         "_store",
+        "_wired",
+        "copies",
         "table",
         "tenures",
     )
@@ -82,8 +87,18 @@ class Ranges:
         self._held = array("I", bytes(4 * PARTITIONS))
         self._placement = Placement()
         self._nobody = Generations()
+        # What is read under it is not kept near: the tenure of what is not open.
+        self._closed = Tenure(self._nobody.table)
+        self._closed.end()
+        # The table and the tenures with which all that is ours was seen to be open.
+        self._intact: tuple[Table, bytes] | None = None
+        # Owners whose arenas this process cannot see, and what it was told of tags,
+        # by which that falls which it keeps near of theirs.
+        self._wired: set[NodeId] = set()
+        self.copies: Final = private_tags()
         self.table: Table = self._placement.update(())
-        self.tenures = [Tenure(self._nobody.table) for _ in range(PARTITIONS)]
+        # One for all, until the first table gives each its own.
+        self.tenures = [Tenure(self._nobody.table)] * PARTITIONS
 
     # --- the arenas of this host -------------------------------------------------
 
@@ -118,6 +133,7 @@ class Ranges:
 
         When it held them last is kept: who held them before that is not to be asked.
         """
+        self._wired.discard(node_id)
         view = self._lanes.pop(node_id, None)
         if view is None:
             return
@@ -155,6 +171,9 @@ class Ranges:
         return moved
 
     def _move(self, moved: list[int], old: Table, new: Table, now: float) -> None:
+        if not old.members and self._begins(new):
+            self._begin(now)
+            return
         gained: list[Sealed] = []
         lost = []
         for partition in moved:
@@ -170,17 +189,46 @@ class Ranges:
             self._store.give_up(lost, now)
         self._open(gained, old, now)
 
+    def _begins(self, table: Table) -> bool:
+        """Whether this, our first table, gives us all, and we know of nobody else."""
+        ids = [member.node_id for member in table.members]
+        return ids == [self._me.node_id] and not self._lanes and self._is_new()
+
+    def _is_new(self) -> bool:
+        """Whether no partition has ever been ours."""
+        return bytes(self._store.tenures) == bytes(PARTITIONS)
+
+    def _begin(self, now: float) -> None:
+        """Gain all at once, as `_gains` does one by one."""
+        self.tenures[:] = [self._closed] * PARTITIONS
+        if self._expecting:
+            self._handover.expect_all(now)
+        else:
+            self._open([Sealed(p, None, now) for p in range(PARTITIONS)], None, now)
+
+    def own_all(self, placement: Placement) -> None:
+        """Own everything at once, for good: no other member will ever come."""
+        self._placement = placement
+        self.table = placement.update([self._me])
+        self._store.grant_all()
+        # One tenure serves them all: none of them ends before the node does.
+        self.tenures = [self._tenure_of(self._me)] * PARTITIONS
+
     def reclaim(self, now: float) -> None:
         """Open again what others have sealed here, taking us for dead.
 
         They held it meanwhile, so it is theirs to seal first, and to hand over.
         """
         table, store = self.table, self._store
-        deposed = [
-            partition
-            for partition in table.partitions_of(self._me.node_id)
-            if not store.granted(partition) and not self._handover.awaits(partition)
-        ]
+        tenures = bytes(store.tenures)
+        if self._intact == (table, tenures):
+            return
+        ours = table.partitions_of(self._me.node_id)
+        shut = [partition for partition in ours if not store.granted(partition)]
+        if not shut:
+            self._intact = table, tenures
+            return
+        deposed = [p for p in shut if not self._handover.awaits(p)]
         for partition in deposed:
             self.tenures[partition].end()
         with store.lock:
@@ -192,7 +240,7 @@ class Ranges:
         if self._handover.keep(partition) or self._store.granted(partition):
             self.tenures[partition] = self._tenure_of(self._me)
             return False
-        self._close(partition)
+        self.tenures[partition] = self._closed
         if self._expecting:
             self._handover.expect(partition, now)
             return False
@@ -207,9 +255,13 @@ class Ranges:
         """
         if not gained:
             return []
-        before = [self._store.grant(partition) for partition, _, _ in gained]
+        first = len(gained) == PARTITIONS and self._is_new()
+        before = self._grant(gained, first=first)
         for view in self._look():
             self._lanes.setdefault(NodeId(view.node_id), view)
+        alone = not self._lanes and not self._orphans
+        if first and alone and all(view is None for _, view, _ in gained):
+            return self._open_all()
         inherited: dict[View, list[int]] = {}
         opened = []
         for (partition, waited, since), tenure in zip(gained, before, strict=True):
@@ -227,8 +279,22 @@ class Ranges:
             elif source := self._source(partition, waited, held):
                 inherited.setdefault(source, []).append(partition)
         for view, partitions in inherited.items():
-            self._handover.adopt(view, partitions)
+            self._handover.adopt(view, partitions, now)
         return opened
+
+    def _grant(self, gained: list[Sealed], *, first: bool) -> list[int]:
+        """Mark partitions as ours; return what undoes that, for each."""
+        if first:
+            self._store.grant_all()
+            return [0] * PARTITIONS
+        return [self._store.grant(partition) for partition, _, _ in gained]
+
+    def _open_all(self) -> list[int]:
+        """Open what has been marked: everything, of which nobody ever held a part."""
+        self._handover.opened_all()
+        me = self._me
+        self.tenures[:] = [self._tenure_of(me) for _ in range(PARTITIONS)]
+        return list(range(PARTITIONS))
 
     def _is_far(self, owner: Member | None) -> bool:
         """Whether what an owner has stored cannot be seen from here."""
@@ -262,8 +328,10 @@ class Ranges:
         """
         if not held:
             return None
-        last = max(view.sealed_at(partition) for view in held.values())
-        latest = [v for v in held.values() if v.sealed_at(partition) == last]
+        # Looked at once: another process may seal at any moment.
+        seals = [(view.sealed_at(partition), view) for view in held.values()]
+        last = max(at for at, _ in seals)
+        latest = [view for at, view in seals if at == last]
         # Seals have the time in hundredths. Of two at once, the one that was waited
         # for was seen to be the later.
         source = waited if waited in latest else latest[0]
@@ -273,12 +341,6 @@ class Ranges:
             floor = max(floor, self._since)
         known = source is waited or len(latest) == 1
         return source if known and last >= floor else None
-
-    def _close(self, partition: int) -> None:
-        """Let nothing that is read of *partition* be kept near: it is not open."""
-        tenure = Tenure(self._nobody.table)
-        tenure.end()
-        self.tenures[partition] = tenure
 
     def _loses(self, partition: int) -> bool:
         """Whether a partition that is another's is to be sealed, and that at once."""
@@ -326,11 +388,19 @@ class Ranges:
         if owner is None:
             return Tenure(self._nobody.table)
         if owner.node_id == self._me.node_id:
-            return Tenure(self._store.generations.table, self._store.get)
+            store = self._store
+            return Tenure(store.generations.table, store.get, store.tags)
         lane = self._lanes.get(owner.node_id)
         if lane is not None:
-            return Tenure(lane.generations, lane.get)
-        return Tenure(self._peers.learn(owner).generations.table)
+            return Tenure(lane.generations, lane.get, lane.tags)
+        self._wired.add(owner.node_id)
+        peer = self._peers.learn(owner)
+        return Tenure(peer.generations.table, None, self.copies)
+
+    @property
+    def copying(self) -> bool:
+        """Whether this process may keep values of owners whose arenas it cannot see."""
+        return bool(self._wired)
 
     # --- keys --------------------------------------------------------------------
 

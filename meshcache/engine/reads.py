@@ -6,13 +6,15 @@ opinion about the table costs the caller nothing but the value.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Final, final
 
 from meshcache.codec.mail import Route
 from meshcache.codec.messages import Fetch, Found, Status, Values
 from meshcache.engine.calls import Answer, Calls, Loss
+from meshcache.engine.coalesce import Coalescer
 from meshcache.engine.core import Core
-from meshcache.engine.ops import GetKeys, Got, Results, Ticket, Tier
+from meshcache.engine.ops import GetKeys, Got, Operation, Results, Ticket, Tier
 from meshcache.engine.peers import Peer
 from meshcache.engine.scatter import Part, Scatter
 from meshcache.hashing import key_hash
@@ -26,23 +28,39 @@ DISOWNED: Final = Found(Status.NOT_OWNER, b"", 0, 0)
 
 @final
 class Reads:
-    """The reading half of the engine. Confined to the driver thread."""
+    """The reading half of the engine. Confined to the driver thread.
 
-    __slots__ = ("_calls", "_core")
+    Args:
+        core: of the engine.
+        calls: likewise.
+        operate: takes an operation of this process that has waited in vain.
+    """
 
-    def __init__(self, core: Core, calls: Calls) -> None:
+    __slots__ = ("_calls", "_core", "coalescer")
+
+    def __init__(
+        self,
+        core: Core,
+        calls: Calls,
+        operate: Callable[[Ticket, Operation], None],
+    ) -> None:
         self._core = core
         self._calls = calls
+        self.coalescer: Final = Coalescer(core, self._fetch, operate)
 
     def get(self, ticket: Ticket, op: GetKeys) -> None:
         """Find the keys of *op*, here and at their owners."""
+        if self.coalescer.take(ticket, op):
+            return
         core = self._core
-        _Fetching(
-            core,
-            self._calls,
-            op.keys,
-            lambda found: core.complete(ticket, Results(found)),
-        ).start()
+        self._fetch(op.keys, lambda found: core.complete(ticket, Results(found)))
+
+    def _fetch(
+        self,
+        keys: tuple[tuple[bytes, int], ...],
+        done: Callable[[tuple[Got | None, ...]], None],
+    ) -> None:
+        _Fetching(self._core, self._calls, keys, done).start()
 
     def serve(self, route: Route, message: Fetch) -> None:
         """Answer a peer's `Fetch` from this node's range.
@@ -79,7 +97,7 @@ class Reads:
 
 
 @final
-class _Fetching(Scatter[bytes, Got | None]):
+class _Fetching(Scatter[bytes, Found, Got | None]):
     """A read of many keys under way."""
 
     def own(self, item: bytes, hashed: int) -> Got | None:
@@ -118,5 +136,5 @@ class _Fetching(Scatter[bytes, Got | None]):
         stamp = noted if isinstance(noted, Stamp) else None
         return Got(found.value, expires, found.version, Tier.PEER, stamp)
 
-    def lost(self, peer: Peer | None, why: Loss) -> None:
+    def lost(self, item: bytes, peer: Peer | None, why: Loss) -> None:
         return None

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Generic, NamedTuple, TypeVar
 
-from meshcache.codec.messages import Data, Found, Status
+from meshcache.codec.messages import Data, Found, Loan, Status
 from meshcache.engine.calls import Answer, Calls, Loss
 from meshcache.engine.core import Core
 from meshcache.engine.peers import Peer
@@ -21,6 +21,7 @@ from meshcache.engine.peers import Peer
 __all__ = ["Part", "Scatter"]
 
 Item = TypeVar("Item")
+One = TypeVar("One", Found, Loan)
 Result = TypeVar("Result")
 
 
@@ -37,8 +38,10 @@ class Part(NamedTuple):
     before: tuple[object, ...]
 
 
-class Scatter(ABC, Generic[Item, Result]):
+class Scatter(ABC, Generic[Item, One, Result]):
     """One operation under way; a subclass says what is done with one item.
+
+    An owner answers with a `One` for each item, and that becomes its `Result`.
 
     Confined to the driver thread.
 
@@ -82,15 +85,15 @@ class Scatter(ABC, Generic[Item, Result]):
         """Return the request for *part*."""
 
     @abstractmethod
-    def found(self, part: Part, answer: Answer) -> tuple[Found, ...] | None:
+    def found(self, part: Part, answer: Answer) -> tuple[One, ...] | None:
         """Return what the owner answered; None if it refused."""
 
     @abstractmethod
-    def take(self, found: Found, noted: object) -> Result:
+    def take(self, found: One, noted: object) -> Result:
         """Return the result of one item from what the owner answered of it."""
 
     @abstractmethod
-    def lost(self, peer: Peer | None, why: Loss) -> Result:
+    def lost(self, item: Item, peer: Peer | None, why: Loss) -> Result:
         """Return the result of an item whose owner did not do it."""
 
     # --- how it goes -------------------------------------------------------------
@@ -110,7 +113,7 @@ class Scatter(ABC, Generic[Item, Result]):
             if self.core.ranges.mine(hashed):
                 self._put(index, self.own(item, hashed))
             elif peer is None or peer is asked:
-                self._put(index, self.lost(peer, Loss.AVOIDED))
+                self._put(index, self.lost(item, peer, Loss.AVOIDED))
             else:
                 by_owner.setdefault(peer, []).append(index)
         for peer, theirs in by_owner.items():
@@ -158,7 +161,8 @@ class Scatter(ABC, Generic[Item, Result]):
                 continue
             self.core.counters.not_owner_received += 1
             if part.hop:
-                self._put(index, self.lost(part.peer, Loss.AVOIDED))
+                item = self.items[index][0]
+                self._put(index, self.lost(item, part.peer, Loss.AVOIDED))
             else:
                 disowned.append(index)
         self._go(disowned, 1, part.peer)
@@ -168,7 +172,8 @@ class Scatter(ABC, Generic[Item, Result]):
 
     def _lose(self, part: Part, why: Loss) -> None:
         for index in part.indexes:
-            self._put(index, self.lost(part.peer, why))
+            item = self.items[index][0]
+            self._put(index, self.lost(item, part.peer, why))
 
     def _put(self, index: int, result: Result) -> None:
         assert index not in self._results

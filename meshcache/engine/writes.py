@@ -12,12 +12,10 @@ and says whether the write may have happened all the same.
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
-from typing import Final, final
+from typing import final
 
 from meshcache.codec.mail import Route
 from meshcache.codec.messages import (
-    Clear,
     Found,
     Item,
     Status,
@@ -27,9 +25,7 @@ from meshcache.codec.messages import (
 )
 from meshcache.engine.calls import Answer, Calls, Loss
 from meshcache.engine.core import Core
-from meshcache.engine.gather import Gather
 from meshcache.engine.ops import (
-    ClearCache,
     Ticket,
     Unreached,
     WriteKeys,
@@ -40,12 +36,8 @@ from meshcache.engine.owner import moves
 from meshcache.engine.peers import Peer
 from meshcache.engine.scatter import Part, Scatter
 from meshcache.hashing import bucket_of, key_hash
-from meshcache.model import State
 
 __all__ = ["Writes"]
-
-DONE: Final = WriteResult(Status.HIT, b"")
-NOBODY: Final = Unreached("", unknown=False)
 
 
 @final
@@ -69,36 +61,6 @@ class Writes:
             lambda results: core.complete(ticket, WriteResults(results)),
         ).start()
 
-    def clear(self, ticket: Ticket, op: ClearCache) -> None:
-        """Forget a cache here and on every member that may hold some of it."""
-        core = self.core
-        members = [
-            p for p in core.peers if p.member.state <= State.SUSPECT and p.member.weight
-        ]
-        gather = self._gather(ticket, 1 + len(members))
-        self._forget(op.cache)
-        deadline = core.now + core.config.request_timeout
-        budget_ms = int(core.config.request_timeout * 1000)
-        for index, peer in enumerate(members):
-            address = peer.member.data_address
-            started = self.calls.start(
-                peer,
-                partial(_clear_message, peer.member.epoch, budget_ms, op.cache),
-                deadline,
-                partial(_cleared, gather, index, peer),
-                partial(_not_cleared, gather, index, peer),
-            )
-            if started is None:
-                gather.put(index, Unreached(address, unknown=False))
-        gather.put(len(members), DONE)
-
-    def _gather(self, ticket: Ticket, count: int) -> Gather[WriteResult | Unreached]:
-        return Gather[WriteResult | Unreached](
-            count,
-            NOBODY,
-            lambda results: self.core.complete(ticket, WriteResults(results)),
-        )
-
     # --- for peers ---------------------------------------------------------------
 
     def serve(self, route: Route, message: Write) -> None:
@@ -114,11 +76,6 @@ class Writes:
                 results.append(Found(Status.NOT_OWNER, b"", 0, 0))
         self.core.reply(route, Written(message.rid, tuple(results)))
 
-    def serve_clear(self, route: Route, message: Clear) -> None:
-        """Forget a cache because a peer says so."""
-        self._forget(message.cache)
-        self.core.reply(route, Written(message.rid, (Found(Status.HIT, b"", 0, 0),)))
-
     # --- at the owner ------------------------------------------------------------
 
     def apply(self, verb: Verb, item: Item, hashed: int) -> WriteResult:
@@ -132,42 +89,9 @@ class Writes:
             core.readers.moved(bucket_of(hashed))
         return result
 
-    def _forget(self, cache: str) -> None:
-        core = self.core
-        prefix = cache.encode(errors="surrogatepass")
-        with core.store.lock:
-            core.store.clear(prefix, core.stamp())
-            core.store.generations.bump_all()
-        for peer in core.peers:
-            peer.generations.bump_all()
-        # A cache `a|b` is a part of `a`, and cleared with it.
-        whole = (prefix + b"\0", prefix + b"|")
-        core.flights.detach_if(lambda f: f.key.startswith(whole))
-        core.readers.moved_all()
-
-
-def _clear_message(epoch: int, budget_ms: int, cache: str, rid: int) -> Clear:
-    return Clear(rid, epoch, budget_ms, cache)
-
-
-def _cleared(
-    gather: Gather[WriteResult | Unreached], index: int, peer: Peer, answer: Answer
-) -> None:
-    if isinstance(answer, Written):
-        gather.put(index, DONE)
-    else:
-        gather.put(index, Unreached(peer.member.data_address, unknown=False))
-
-
-def _not_cleared(
-    gather: Gather[WriteResult | Unreached], index: int, peer: Peer, why: Loss
-) -> None:
-    unknown = why is not Loss.AVOIDED
-    gather.put(index, Unreached(peer.member.data_address, unknown))
-
 
 @final
-class _Writing(Scatter[Item, WriteResult | Unreached]):
+class _Writing(Scatter[Item, Found, WriteResult | Unreached]):
     """A write of many keys under way."""
 
     def __init__(
@@ -224,6 +148,6 @@ class _Writing(Scatter[Item, WriteResult | Unreached]):
             return Unreached("", unknown=True)
         return WriteResult(found.status, found.value)
 
-    def lost(self, peer: Peer | None, why: Loss) -> Unreached:
+    def lost(self, item: Item, peer: Peer | None, why: Loss) -> Unreached:
         address = "" if peer is None else peer.member.data_address
         return Unreached(address, unknown=why is not Loss.AVOIDED)

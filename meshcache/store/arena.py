@@ -29,9 +29,10 @@ from __future__ import annotations
 import mmap
 import sys
 from _thread import RLock
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import Final, final
 
+from meshcache.codec.envelope import MARK, MAX_HEAD, tags_of
 from meshcache.errors import ValueTooLarge
 from meshcache.hashing import PARTITIONS, key_hash, partition_of
 from meshcache.store.generations import Generations
@@ -46,7 +47,7 @@ from meshcache.store.layout import (
     format_memory,
 )
 from meshcache.store.log import Ring
-from meshcache.store.marks import NEWEST
+from meshcache.store.marks import NEWEST as CLEARED_NEWEST
 from meshcache.store.record import (
     FIXED_BYTES,
     MAX_KEY_BYTES,
@@ -59,6 +60,7 @@ from meshcache.store.record import (
     extent,
     tenure_of,
 )
+from meshcache.store.tags import NEWEST
 from meshcache.store.view import Parts, Reader, seal_all, seal_time
 
 __all__ = ["Arena", "Entry", "private"]
@@ -105,7 +107,8 @@ class Arena:
     `hashed` is always `key_hash(key)`, which the caller has at hand. `generations`
     belong to the entries, but it is the engine that moves them.
 
-    `bell` is one number, set to 1 by a sibling that waits for this process.
+    `bell` is one number, set to 1 by a sibling that waits for this process. `tenures`
+    has a number for each partition, which tells whether it is ours; it is to be read.
 
     `get`, `peek`, `walk` and `granted` are thread-safe. All else is for one at a time:
     callers hold `lock` around it.
@@ -122,7 +125,6 @@ class Arena:
         "_index",
         "_large",
         "_main",
-        "_marked",
         "_max_value_bytes",
         "_memory",
         "_metas",
@@ -130,13 +132,14 @@ class Arena:
         "_reader",
         "_short_value",
         "_small",
-        "_tenures",
         "_units_at",
         "bell",
         "generations",
         "get",
         "lock",
         "peek",
+        "tags",
+        "tenures",
         "walk",
     )
 
@@ -164,8 +167,6 @@ class Arena:
         # Of the parts, what each write looks at.
         self._memory = memory
         self._metas = parts.metas
-        self._tenures = parts.tenures
-        self._marked = parts.header[Words.CLEARED :]
         self._covers_key = parts.marks.covers_key
         self._units_at = layout.units_at
         self._end = len(parts.metas) - (FIXED_BYTES // UNIT)
@@ -178,6 +179,8 @@ class Arena:
         self._header = parts.header
         self.bell: Final = parts.header[Words.BELL : Words.BELL + 1]
         self.lock: Final = RLock()
+        self.tags: Final = parts.tags
+        self.tenures: Final = parts.tenures
         self.get: Final = reader.get
         self.peek: Final = reader.peek
         self.walk: Final = reader.walk
@@ -195,8 +198,8 @@ class Arena:
         """Store *value*; return whether it is now the truth about *key*.
 
         It is not, and nothing has changed, if the partition is not ours, if the cache
-        was cleared at this version or later, or if a greater version is stored. A
-        value that has expired already leaves nothing stored.
+        or one of the value's tags was cleared at this version or later, or if a greater
+        version is stored. A value that has expired already leaves nothing stored.
 
         Raises:
             ValueTooLarge: the value is over `max_value_bytes`, or over the store.
@@ -204,6 +207,8 @@ class Arena:
         if len(value) > self._short_value or len(key) > _SHORT_KEY:
             self._check_size(key, value)
         if not self.granted(partition_of(hashed)) or self._covers_key(version, key):
+            return False
+        if value.startswith(MARK) and self.tagged_over(version, tags_of(value)):
             return False
         slot, offset = self._find(key, hashed)
         if offset and self._is_greater(offset, version, now):
@@ -240,7 +245,7 @@ class Arena:
 
     def granted(self, partition: int) -> bool:
         """Whether *partition* is ours."""
-        return 0 < self._tenures[partition] < SEALED_BIT
+        return 0 < self.tenures[partition] < SEALED_BIT
 
     def grant(self, partition: int) -> int:
         """Own *partition* from now on, empty. If it is ours, nothing changes.
@@ -259,6 +264,11 @@ class Arena:
         self._grants[partition] += 1
         tenures[partition] = (before & TENURE_MAX) % TENURE_MAX + 1
         return before
+
+    def grant_all(self) -> None:
+        """Own every partition from now on: the first grant of a new arena."""
+        assert not any(self._grants)
+        self._parts.tenures[:] = self._grants = bytearray(b"\1") * PARTITIONS
 
     def forgo(self, partition: int, before: int) -> None:
         """Undo a grant under which nothing was stored."""
@@ -293,6 +303,25 @@ class Arena:
     def clear(self, cache: bytes, version: int) -> None:
         """Let every entry of *cache* up to *version* be dead, stored or yet to come."""
         self._parts.marks.mark(cache, version)
+        self._have_looked()
+
+    def mark_tags(self, tags: Collection[int], version: int) -> None:
+        """Let all with one of *tags* up to *version* be dead, stored or yet to come."""
+        self.tags.mark(tags, version)
+        self._have_looked()
+
+    def _have_looked(self) -> None:
+        """Have readers look at the marks, which are in place."""
+        header = self._header
+        newest = header[Words.CLEARED + CLEARED_NEWEST], header[Words.TAGGED + NEWEST]
+        header[Words.VOID] = max(newest)
+
+    def tagged_over(self, version: int, tags: Iterable[int]) -> bool:
+        """Whether one of *tags* was marked at *version* or above, as far as is known.
+
+        Never wrong when it was; now and then True when it was not (tags.py).
+        """
+        return self.tags.covers(version, tags)
 
     def seal_all(self, at: float = 0.0) -> None:
         """Own nothing any more, and let every near entry be stale: on leaving."""
@@ -372,18 +401,28 @@ class Arena:
         version, expires = STAMP.unpack_from(self._memory, at)
         if not expires > now:
             return "expired"
-        if self._metas[offset] & 0xFF != self._tenures[partition_of(hashed)]:
+        if self._metas[offset] & 0xFF != self.tenures[partition_of(hashed)]:
             return "revoked_dropped"
-        if version < self._marked[NEWEST] and self._covers_key(version, key):
+        if version < self._header[Words.VOID] and (
+            self._covers_key(version, key) or self._is_untagged(offset, version)
+        ):
             return "cleared"
         return ""
+
+    def _is_untagged(self, offset: int, version: int) -> bool:
+        """Whether the entry at *offset* bears a tag that is void at its version."""
+        start = self._units_at + UNIT * offset + FIXED_BYTES
+        start += self._metas[offset] >> 16 & 0xFFFF
+        return self.tagged_over(
+            version, tags_of(self._memory[start : start + MAX_HEAD])
+        )
 
     def _store(
         self, key: bytes, hashed: int, entry: Entry, found: tuple[int, int], now: float
     ) -> None:
         """Store *entry* in the place of what `_find` found."""
         index = self._index
-        record = encode(self._tenures[partition_of(hashed)], key, entry)
+        record = encode(self.tenures[partition_of(hashed)], key, entry)
         size = len(record) + UNIT - 1 & -UNIT
         slot, offset = found
         ring, use = self._small, UNREAD

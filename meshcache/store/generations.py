@@ -10,6 +10,10 @@ at once, without a scan: nobody has to know which entries those are.
 
 A read or load takes a `Stamp` before it starts and stores only while the stamp still
 stands, so a write or a change of owner in between always wins.
+
+What bears tags is kept under a tenure of its own, made of the partition's and of the
+owner's marks for those tags (tags.py): `Stamp.tagged`. All other entries and every hit
+of theirs know nothing of it.
 """
 
 from __future__ import annotations
@@ -20,6 +24,7 @@ from typing import Any, Final, NamedTuple, TypeAlias, cast, final
 
 from meshcache.hashing import BUCKETS
 from meshcache.store.record import Entry
+from meshcache.store.tags import Summed, Tags
 
 __all__ = ["Generations", "Get", "Stamp", "Tenure"]
 
@@ -31,6 +36,10 @@ Get: TypeAlias = Callable[[bytes, int, float], Entry | None]
 # NaN is unequal to every number and to itself. An ordinary "impossible" number would
 # not do: a stamp taken after the end would hold that number, and match.
 _ENDED: Final = cast("Sequence[int]", (float("nan"),) * BUCKETS)
+
+
+UNSEEN: Final = -1
+"""What `Tags.moves` never is."""
 
 
 @final
@@ -68,14 +77,23 @@ class Tenure:
     whose counters lie in shared memory, a memoryview. `get` reads the owner's arena
     where this process can see it, and is None where it cannot.
 
+    `tags` says which tags were invalidated: the owner's arena where it can be seen,
+    and else this process's own account of it.
+
     `end` is confined to the driver thread; everything else is thread-safe.
     """
 
-    __slots__ = ("get", "table")
+    __slots__ = ("get", "table", "tags")
 
-    def __init__(self, table: Sequence[int], get: Get | None = None) -> None:
+    def __init__(
+        self,
+        table: Sequence[int],
+        get: Get | None = None,
+        tags: Tags | None = None,
+    ) -> None:
         self.table = table
         self.get = get
+        self.tags = tags
 
     def __repr__(self) -> str:
         return f"<Tenure {'ended' if self.ended else 'standing'}>"
@@ -87,22 +105,60 @@ class Tenure:
 
     def stamp(self, bucket: int) -> Stamp:
         """Return the present state of *bucket*, to be taken before a read starts."""
-        return Stamp(self, bucket, self.table[bucket])
+        tags = self.tags
+        seen = UNSEEN if tags is None else tags.moves
+        return Stamp(self, bucket, self.table[bucket], seen)
 
     def end(self) -> None:
         """Make every stamp and near entry of this tenure stale, for ever."""
         self.table = _ENDED
         self.get = None
+        self.tags = None
 
 
 class Stamp(NamedTuple):
-    """Where a bucket stood when a read or a load began. Thread-safe."""
+    """Where a bucket stood when a read or a load began. Thread-safe.
+
+    `seen` is `Tags.moves` at that moment. Whoever reads the owner's arena and makes
+    the stamp by hand may leave it out.
+    """
 
     tenure: Tenure
     bucket: int
     generation: int
+    seen: int = UNSEEN
 
     @property
     def stands(self) -> bool:
         """Whether no write and no change of owner has come since."""
         return self.tenure.table[self.bucket] == self.generation
+
+    @property
+    def quiet(self) -> bool:
+        """Whether no tag of any kind was invalidated since, as far as is known here."""
+        tags = self.tenure.tags
+        return tags is not None and tags.quiet_since(self.seen)
+
+    def tagged(self, tags: tuple[int, ...], version: int = 0) -> Stamp | None:
+        """Return the stamp under which a value with *tags* may be kept near.
+
+        It falls with this one and with each of the tags. None if one of them may have
+        been invalidated since this stamp was taken.
+
+        Args:
+            tags: the hashes of the value's tags, at least one.
+            version: with which it was read from the owner's arena; 0 if it came by
+                another way, such as a load.
+        """
+        tenure, bucket, generation, seen = self
+        marks = tenure.tags
+        if marks is None:
+            return None
+        table = Summed(tenure, marks, tags)
+        # The sum first: what is invalidated from here on makes it move.
+        total = table.over(generation)
+        if not marks.quiet_since(seen) and (
+            tenure.get is None or marks.written_over(version, tags)
+        ):
+            return None
+        return Stamp(Tenure(cast("Sequence[int]", table)), bucket, total)

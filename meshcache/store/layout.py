@@ -5,6 +5,7 @@
     tenures      a byte for each partition: its tenure's number, high bit = sealed
     marks        which caches were cleared, up to which version
     index        sets of 16 slots, as three arrays: offsets, fingerprints, uses
+    tags         which tags were invalidated, up to which version
     logs         two rings of entries, small and main
 
 All numbers are in the machine's byte order: the memory never leaves the host, and the
@@ -49,6 +50,11 @@ SLOT_BYTES: Final = 64
 MARKS: Final = 4096
 """Places for the marks of caches that were cleared."""
 
+TAG_SLOTS_MIN: Final = 1024
+TAG_SLOTS_MAX: Final = 65_536
+_TAG_SHARE: Final = 1 / 128
+"""Of all bytes, what slots for the marks of tags take at most, within these bounds."""
+
 SMALL_SHARE: Final = 0.10
 """How much of the logs is the small ring's (Yang et al., SOSP'23, section 4.1)."""
 
@@ -66,7 +72,7 @@ TENURE_MAX: Final = 63
 """The greatest number of a tenure, and the mask for it; 0 is before the first."""
 
 _PAGE: Final = 4096
-_MAGIC: Final = int.from_bytes(b"mcarena\1", "big")
+_MAGIC: Final = int.from_bytes(b"mcarena\2", "big")
 _ORDER: Final = 0x0102_0304_0506_0708
 _GENERATIONS_AT: Final = _PAGE
 _TENURES_AT: Final = _GENERATIONS_AT + 8 * BUCKETS
@@ -93,6 +99,9 @@ class Words:
     CLEARED: Final = 10  # Two words, see marks.py.
     BELL: Final = 12
     USED: Final = 13
+    TAGGED: Final = 14  # Two words, see tags.py.
+    TAG_SLOTS: Final = 16
+    VOID: Final = 17  # The newest of all marks, of caches and of tags.
 
 
 class Layout(NamedTuple):
@@ -101,6 +110,7 @@ class Layout(NamedTuple):
     sets: int
     small_bytes: int
     main_bytes: int
+    tag_slots: int = TAG_SLOTS_MIN
 
     @classmethod
     def for_bytes(cls, max_bytes: int) -> Layout:
@@ -109,7 +119,9 @@ class Layout(NamedTuple):
         Raises:
             ConfigError: too little for anything, or more than offsets can address.
         """
-        room = max_bytes // _PAGE * _PAGE - _OFFSETS_AT
+        tag_slots = _tag_slots(max_bytes)
+        tables = _OFFSETS_AT + 8 * tag_slots
+        room = max_bytes // _PAGE * _PAGE - tables
         sets = room // (_SET_BYTES + WAYS * SLOT_BYTES)
         # Odd: a set is the hash modulo their number, a fingerprint its lowest bits,
         # and the two shall have nothing in common.
@@ -118,7 +130,7 @@ class Layout(NamedTuple):
         if sets < 1 or logs < _LOGS_MIN:
             raise ConfigError(
                 f"max_bytes is {max_bytes}; the store's own tables take "
-                f"{_OFFSETS_AT}, so nothing would fit: give it 2 MB or more"
+                f"{tables}, so nothing would fit: give it 2 MB or more"
             )
         if logs >= _LOGS_MAX:
             raise ConfigError(
@@ -126,7 +138,7 @@ class Layout(NamedTuple):
                 "start more nodes, each with less"
             )
         small = int(logs * SMALL_SHARE) // UNIT * UNIT
-        return cls(sets, small, logs - small)
+        return cls(sets, small, logs - small, tag_slots)
 
     @property
     def slots(self) -> int:
@@ -169,9 +181,14 @@ class Layout(NamedTuple):
         return self.prints_at + 2 * self.slots
 
     @property
+    def tags_at(self) -> int:
+        """8 bytes for each slot of the tags."""
+        return _OFFSETS_AT + _SET_BYTES * self.sets
+
+    @property
     def logs_at(self) -> int:
         """Both rings, small first."""
-        return _OFFSETS_AT + _SET_BYTES * self.sets
+        return self.tags_at + 8 * self.tag_slots
 
     @property
     def total(self) -> int:
@@ -186,6 +203,12 @@ class Layout(NamedTuple):
     def words_of(self, memory: mmap.mmap, start: int, size: int) -> memoryview[int]:
         """Return *size* bytes of *memory* as words of 8 bytes."""
         return memoryview(memory)[start : start + size].cast("Q")
+
+
+def _tag_slots(max_bytes: int) -> int:
+    """Return how many slots an arena of that size has for tags, a power of two."""
+    wanted = max(TAG_SLOTS_MIN, min(int(max_bytes * _TAG_SHARE) // 8, TAG_SLOTS_MAX))
+    return 1 << wanted.bit_length() - 1
 
 
 def format_memory(
@@ -207,7 +230,10 @@ def format_memory(
     header[Words.HOST] = host
     memory[8 * Words.NODE_ID : 8 * Words.NODE_ID + 16] = node_id
     header[Words.EPOCH] = epoch
-    header[Words.SETS], header[Words.SMALL_BYTES], header[Words.MAIN_BYTES] = layout
+    header[Words.SETS] = layout.sets
+    header[Words.SMALL_BYTES] = layout.small_bytes
+    header[Words.MAIN_BYTES] = layout.main_bytes
+    header[Words.TAG_SLOTS] = layout.tag_slots
     header[Words.STATE] = OPEN
     header[Words.MAGIC] = _MAGIC
     return header
@@ -220,12 +246,17 @@ def header_of(memory: mmap.mmap) -> tuple[memoryview[int], Layout] | None:
         return None
     header = memoryview(memory)[:_PAGE].cast("Q")
     layout = Layout(
-        header[Words.SETS], header[Words.SMALL_BYTES], header[Words.MAIN_BYTES]
+        header[Words.SETS],
+        header[Words.SMALL_BYTES],
+        header[Words.MAIN_BYTES],
+        header[Words.TAG_SLOTS],
     )
     if (
         header[Words.MAGIC] != _MAGIC
         or header[Words.ORDER] != _ORDER
         or layout.sets < 1
+        or not TAG_SLOTS_MIN <= layout.tag_slots <= TAG_SLOTS_MAX
+        or layout.tag_slots & layout.tag_slots - 1
         or layout.small_bytes % UNIT
         or layout.main_bytes % UNIT
         or layout.small_bytes + layout.main_bytes >= _LOGS_MAX

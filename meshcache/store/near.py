@@ -211,7 +211,7 @@ class Near:
         entry.visited = 0
         entry.value = value
         entry.expires = expires
-        entry.tenure, entry.bucket, entry.generation = stamp
+        entry.tenure, entry.bucket, entry.generation, _ = stamp
         # Bare calls: `with` takes twice as long, and this is on the path of every read
         # that is not answered near.
         self._lock.acquire()

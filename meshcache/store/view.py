@@ -2,9 +2,10 @@
 
 An entry is copied out and then judged by the copy: its checksum says that it is whole
 and its key that it is the right one. Only then is it asked whether it still counts:
-its tenure, its expiry, and the marks. What was overwritten, moved or changed under the
-reader's hands is a miss, and so is anything that makes no sense. A miss because of the
-checksum is tried once more, since the entry has most likely just moved.
+its tenure, its expiry, and the marks of its cache and its tags. What was overwritten,
+moved or changed under the reader's hands is a miss, and so is anything that makes no
+sense. A miss because of the checksum is tried once more, since the entry has most
+likely just moved.
 
 The one thing a reader writes is the slot's byte of use.
 
@@ -13,7 +14,8 @@ and the slot is taken away or moved before they are overwritten. So a slot leads
 key's entry or, if the reader is slow, to other bytes, and these have another checksum.
 The tenure is read before the copy: what is returned was stored and its partition not
 sealed at that moment, which lies within the read. Marks come last, in their own order
-(marks.py).
+(marks.py, tags.py). One word of the header says how new the newest of them all is; it
+is raised when they are in place, so who finds nothing newer there need not look.
 
 This relies on stores being seen in the order in which they were made, which x86 does;
 where they are not (Arm), the checksum is what a half-seen entry meets.
@@ -28,6 +30,7 @@ from typing import Final, final
 
 from xxhash import xxh3_64_intdigest
 
+from meshcache.codec.envelope import MARK, tags_of
 from meshcache.hashing import (
     BUCKETS,
     PARTITION_BITS,
@@ -59,6 +62,7 @@ from meshcache.store.record import (
     tenure_of,
     value_length,
 )
+from meshcache.store.tags import Tags
 
 __all__ = ["BadArena", "Get", "Parts", "Reader", "View", "seal_all", "seal_time"]
 
@@ -90,6 +94,7 @@ class Parts:
         "memory",
         "metas",
         "seals",
+        "tags",
         "tenures",
     )
 
@@ -113,6 +118,10 @@ class Parts:
         self.marks = Marks(
             header[Words.CLEARED : Words.CLEARED + 2],
             layout.words_of(memory, layout.marks_at, 16 * MARKS),
+        )
+        self.tags = Tags(
+            header[Words.TAGGED : Words.TAGGED + 2],
+            layout.words_of(memory, layout.tags_at, 8 * layout.tag_slots),
         )
         self.index = Index(memory, layout)
         # By offset: an entry's meta is metas[offset], its checksum
@@ -205,7 +214,13 @@ class Reader:
             not expires > now
             or parts.tenures[partition_of(hashed)] & _TENURE != tenure_of(meta)
             or not tenure_of(meta)
-            or parts.marks.covers_key(version, key)
+            or (
+                version < parts.header[Words.VOID]
+                and (
+                    parts.marks.covers_key(version, key)
+                    or parts.tags.covers(version, tags_of(body, STAMP.size + length))
+                )
+            )
         ):
             return None
         return key, hashed, Entry(body[STAMP.size + length :], version, expires)
@@ -216,7 +231,9 @@ def _make_get(parts: Parts, again: Get) -> Get:
     memory, layout = parts.memory, parts.layout
     metas, checksums, tenures = parts.metas, parts.checksums, parts.tenures
     offsets, uses = parts.index.offsets, parts.index.uses
-    words, covers_key = parts.header[Words.CLEARED :], parts.marks.covers_key
+    words, void, cleared = parts.header, Words.VOID, Words.CLEARED + NEWEST
+    covers_key, covers_tags = parts.marks.covers_key, parts.tags.covers
+    enveloped = MARK[0]
     sets, prints_at = layout.sets, layout.prints_at
     body_at, end_at = layout.units_at + STAMP_AT, layout.units_at + FIXED_BYTES
     find, digest, unpack = memory.find, xxh3_64_intdigest, STAMP.unpack_from
@@ -246,13 +263,22 @@ def _make_get(parts: Parts, again: Get) -> Get:
                         if digest(body) + meta & 0xFFFF_FFFF != checksum:
                             return again(key, hashed, now)
                         version, expires = unpack(body)
+                        value = body[16 + length :]
                         if not expires > now or (
-                            version < words[NEWEST] and covers_key(version, key)
+                            version < words[void]
+                            and (
+                                (version < words[cleared] and covers_key(version, key))
+                                or (
+                                    value
+                                    and value[0] == enveloped
+                                    and covers_tags(version, tags_of(value))
+                                )
+                            )
                         ):
                             return None
                         if (use := uses[slot]) < USE_MAX:
                             uses[slot] = use + 1
-                        return make(entry_type, (body[16 + length :], version, expires))
+                        return make(entry_type, (value, version, expires))
             at = find(mark, at + 1, row + 32)
         return None
 
@@ -288,8 +314,8 @@ def seal_all(parts: Parts, at: float = 0.0) -> None:
 class View:
     """Somebody else's arena, as this process sees it. Thread-safe, without a lock.
 
-    `generations` is to be read only. *host* is the boot that the caller lives in: the
-    expiries in an arena of another boot mean nothing.
+    `generations` and `tags` are to be read only. *host* is the boot that the caller
+    lives in: the expiries in an arena of another boot mean nothing.
 
     Raises:
         BadArena: the memory is not a whole arena of this layout and this boot.
@@ -304,6 +330,7 @@ class View:
         "host",
         "node_id",
         "peek",
+        "tags",
         "walk",
     )
 
@@ -320,6 +347,7 @@ class View:
         self.node_id = memory[8 * Words.NODE_ID : 8 * Words.NODE_ID + 16]
         self.epoch = header[Words.EPOCH]
         self.generations: Final = parts.generations
+        self.tags: Final = parts.tags
         self.get: Final = reader.get
         self.peek: Final = reader.peek
         self.walk: Final = reader.walk

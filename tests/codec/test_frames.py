@@ -14,11 +14,11 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from meshcache.codec.fields import MAX_ITEMS
 from meshcache.codec.frames import FrameCodec, hints
 from meshcache.codec.messages import (
     CONTROL,
     DATA,
-    MAX_ITEMS,
     STRANGER,
     Cancel,
     Fetch,

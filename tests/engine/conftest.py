@@ -14,10 +14,10 @@ from typing import Any, NamedTuple
 
 import pytest
 
+from meshcache.codec.fields import NO_EXPIRY
 from meshcache.codec.frames import FrameCodec
 from meshcache.codec.mail import Reply, Send
 from meshcache.codec.messages import (
-    NO_EXPIRY,
     Fetch,
     Found,
     Gossip,

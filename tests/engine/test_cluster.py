@@ -13,7 +13,8 @@ from typing import Any
 
 import pytest
 
-from meshcache.codec.messages import NO_EXPIRY, Item, Status, Verb
+from meshcache.codec.fields import NO_EXPIRY
+from meshcache.codec.messages import Item, Status, Verb
 from meshcache.config import Config
 from meshcache.engine.effects import Complete, RunLoader
 from meshcache.engine.engine import Engine

@@ -7,8 +7,9 @@ from itertools import islice
 import pytest
 
 from meshcache.clock import NEVER
+from meshcache.codec.envelope import Envelope
+from meshcache.codec.fields import NO_EXPIRY
 from meshcache.codec.messages import (
-    NO_EXPIRY,
     Abandon,
     Cancel,
     Clear,
@@ -29,7 +30,7 @@ from meshcache.codec.messages import (
     Verb,
 )
 from meshcache.engine.effects import Reply, RunLoader, Send
-from meshcache.engine.fills import NO_LEASE, RECURSIVE
+from meshcache.engine.leases import NO_LEASE, RECURSIVE
 from meshcache.engine.ops import (
     Deliver,
     Drop,
@@ -280,6 +281,22 @@ def test_a_clear_fences_like_a_write(story):
     assert 1 == s.count("fenced")
 
 
+def test_a_tag_that_nobody_knew_of_before_fences_too(story):
+    """The value itself says what it bears, when it is there."""
+    s = story()
+    first = s.load(b"c\0k")
+    core = s.engine._core
+    with core.store.lock:
+        core.store.mark_tags((5,), core.stamp())
+    later = s.load(b"c\0l")
+    tagged = Envelope(b"v", tags=(5,)).wrap()
+    delivered(s, first, tagged)
+    delivered(s, later, tagged)
+
+    assert (None, tagged) == (value_of(s, b"c\0k"), value_of(s, b"c\0l"))
+    assert 1 == s.count("fenced")
+
+
 def test_a_partition_that_moved_during_the_load_fences_too(story, member):
     s = story("bob")
     after = story("bob", "zoe")
@@ -332,7 +349,7 @@ def test_the_owner_is_asked_once_for_all_who_ask_here(story):
     first = s.load(key)
     (load,) = s.sent(Load, "ann")
     assert (5, s.engine.ranges.table.epoch, 0, 30_000) == load[1:5]
-    assert (False, s.me.node_id, key, "", 0, b"", ()) == load[5:]
+    assert (False, s.me.node_id, key, "", 0, b"", (), 0, ()) == load[5:]
     second = s.load(key)
     assert [] == s.sent(Load)
 
@@ -1051,6 +1068,13 @@ def test_a_loader_may_ask_for_other_keys_and_says_for_whom(story):
     s.load(s.key("ann"), chain=(1, 2))
 
     assert [(1, 2)] == [load.chain for load in s.sent(Load)]
+
+
+def test_only_the_innermost_of_many_loaders_are_named(story):
+    s = story("ann")
+    s.load(s.key("ann"), chain=tuple(range(100)))
+
+    assert [tuple(range(36, 100))] == [load.chain for load in s.sent(Load)]
 
 
 def test_recursion_found_elsewhere_is_told_as_such(story):

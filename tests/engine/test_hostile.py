@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from enum import IntEnum
+from itertools import islice
 from typing import Annotated, get_args, get_origin
 
 import pytest
@@ -10,7 +11,15 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from meshcache.codec.frames import hints
-from meshcache.codec.messages import CONTROL, DATA, Cancel, Load, Stranger
+from meshcache.codec.messages import (
+    CONTROL,
+    DATA,
+    Borrow,
+    Cancel,
+    Lent,
+    Load,
+    Stranger,
+)
 from meshcache.engine.effects import RunLoader
 from meshcache.engine.ops import (
     ClearCache,
@@ -19,6 +28,8 @@ from meshcache.engine.ops import (
     Failure,
     Forsake,
     LoaderName,
+    LoadKeys,
+    Lot,
     Register,
     RunEnded,
 )
@@ -29,6 +40,7 @@ KEYS = [b"c\0i%x" % number for number in range(6)]
 IDS = [name.ljust(16, b".") for name in (b"me", b"ann", b"bob", b"eve")]
 EPOCHS = [0, 4, 5, 6]
 LOADER = LoaderName("app:load", 1)
+TIMES = st.sampled_from([0.01, 2.0, 30.0])
 KINDS = [*CONTROL.values(), *DATA.values(), Stranger]
 
 # What a message about this very node would say; drawn more often than anything else.
@@ -94,6 +106,11 @@ class Live:
         self.tokens: list[int] = [0]
         self.rids: list[int] = [0]
         self.runs: list[int] = [0]
+        self.forsaken: set[int] = set()
+
+    def forsake(self, ticket: int) -> None:
+        self.forsaken.add(ticket)
+        self.s.tells(Forsake(ticket))
 
     def note(self) -> None:
         for effect in self.s.effects:
@@ -102,10 +119,14 @@ class Live:
                 self.rids.append(message.rid)
             if hasattr(message, "token"):
                 self.tokens.append(message.token)
+            if isinstance(message, Lent):
+                self.tokens += [loan.token for loan in message.results]
             if isinstance(effect, RunLoader):
                 self.runs.append(effect.flight)
         for outcomes in self.s.outcomes.values():
-            self.tokens += [o.lease for o in outcomes if hasattr(o, "lease")]
+            for outcome in outcomes:
+                told = outcome.outcomes if isinstance(outcome, Lot) else (outcome,)
+                self.tokens += [o.lease for o in told if hasattr(o, "lease")]
 
     def aimed(self, message, choose):
         """Let a message be about something that exists."""
@@ -131,6 +152,8 @@ class Live:
         parties += [f.holder.party for f in core.flights if f.holder is not None]
         assert len(parties) == len(set(parties))
         assert core.flights._by_party.keys() == set(parties)
+        lots = [p for lot in core.flights._lots for p in core.flights.parts(lot)]
+        assert set(lots) == {p for p in parties if p.part}
 
 
 def own_inputs(live: Live, choose) -> None:
@@ -139,25 +162,21 @@ def own_inputs(live: Live, choose) -> None:
     ticket = choose(st.integers(0, s.tickets))
     lease = choose(st.sampled_from(live.tokens))
     failure = choose(st.sampled_from([None, Failure("a:B", "", "", b"")]))
-    act = choose(st.integers(0, 8))
-    if act == 0:
-        s.get(*KEYS)
-    elif act == 1:
-        s.set(key, b"v")
-    elif act == 2:
-        s.load(key, timeout=choose(st.sampled_from([0.01, 2.0, 30.0])))
-    elif act == 3:
-        s.tells(Deliver(lease, b"v", -1))
-    elif act == 4:
-        s.tells(Drop(lease, ticket, failure))
-    elif act == 5:
-        s.tells(Forsake(ticket))
-    elif act == 6:
-        s.tells(RunEnded(choose(st.sampled_from(live.runs)), None, 0, failure))
-    elif act == 7:
-        s.asks(ClearCache("c"))
-    else:
-        s.load(key, chain=(key_hash(key), 1))
+    lot = tuple((each, key_hash(each)) for each in KEYS)
+    acts = (
+        lambda: s.get(*KEYS),
+        lambda: s.set(key, b"v"),
+        lambda: s.load(key, timeout=choose(TIMES)),
+        lambda: s.load(key, chain=(key_hash(key), 1)),
+        lambda: s.load(key, than=choose(st.sampled_from([1, 2**64 - 1]))),
+        lambda: s.asks(LoadKeys(lot, choose(TIMES))),
+        lambda: s.tells(Deliver(lease, b"v", -1)),
+        lambda: s.tells(Drop(lease, ticket, failure)),
+        lambda: live.forsake(ticket),
+        lambda: s.tells(RunEnded(choose(st.sampled_from(live.runs)), None, 0, failure)),
+        lambda: s.asks(ClearCache("c")),
+    )
+    acts[choose(st.integers(0, len(acts) - 1))]()
 
 
 messages = st.one_of(*(records(kind) for kind in KINDS))
@@ -207,9 +226,9 @@ def test_whatever_was_said_everything_ends_when_it_leaves(story, data):
     live = play(story, data, steps=12)
     live.s.leaves()
 
-    waiting = [t for t in range(1, live.s.tickets + 1) if live.s.waits(t)]
-    forsaken = {t for t in waiting if t not in live.s.engine._core.flights._by_party}
-    assert set(waiting) == forsaken
+    waiting = {t for t in range(1, live.s.tickets + 1) if live.s.waits(t)}
+    assert waiting <= live.forsaken
+    assert {} == live.s.engine._leases._lots
     stats = live.s.engine.stats()["engine"]
     assert 0 == stats["flights_open"] == stats["waiting"] == stats["calls_open"]
 
@@ -229,3 +248,20 @@ def test_a_flood_of_loads_that_come_and_go_leaves_nothing_behind(story):
 
     assert before == len(s.engine._core.agenda)
     assert 0 == s.count("flights_open") == s.count("waiting")
+
+
+def test_a_flood_of_lots_that_come_and_go_leaves_nothing_behind(story):
+    s = story("ann", **BOUNDS)
+    keys = tuple(islice(s.keys("me"), 6))
+    before = len(s.engine._core.agenda)
+    for rid in range(100):
+        message = Borrow(rid, 5, 0, 0, 2**32 - 1, False, IDS[1], keys, ())
+        s.hears(message, "ann")
+        s.hears(message._replace(rid=rid + 1000), "ann")
+        s.hears(message, "ann")
+        assert BOUNDS["max_flights"] == s.count("flights_open")
+        for each in (rid, rid + 1000):
+            s.hears(Cancel(each), "ann")
+
+    assert before == len(s.engine._core.agenda)
+    assert 0 == s.count("flights_open") == len(s.engine._core.flights._lots)

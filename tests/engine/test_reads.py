@@ -7,8 +7,8 @@ from itertools import islice
 import pytest
 
 from meshcache.clock import NEVER
+from meshcache.codec.fields import NO_EXPIRY
 from meshcache.codec.messages import (
-    NO_EXPIRY,
     Ack,
     Clear,
     Fetch,

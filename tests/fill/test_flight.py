@@ -89,6 +89,37 @@ def test_detached_flights_count_against_the_bound():
     assert some.open(KEY, 1, Phase.ASKING, 0.0) is None
 
 
+def test_a_refresh_flies_beside_the_load_of_its_key():
+    some = flights()
+    refresh = some.open(KEY, 1, Phase.ASKING, 0.0, beside=True)
+
+    assert some.joinable(KEY) is None
+    assert some.is_flying(KEY)
+    flight = opened(some)
+    assert some.joinable(KEY) is flight
+    assert some.joinable(KEY, beside=True) is refresh
+    some.close(flight)
+    assert some.joinable(KEY, beside=True) is refresh
+    some.close(refresh)
+    assert not some.is_flying(KEY)
+
+
+@pytest.mark.parametrize(
+    "detach",
+    [
+        lambda some: some.detach_key(KEY),
+        lambda some: some.detach_if(lambda flight: flight.key == KEY),
+    ],
+)
+def test_a_write_parts_the_refresh_from_its_key_too(detach):
+    some = flights()
+    both = [opened(some), some.open(KEY, 1, Phase.ASKING, 0.0, beside=True)]
+    detach(some)
+
+    assert [True, True] == [flight.detached for flight in both]
+    assert not some.is_flying(KEY)
+
+
 # --- waiting ----------------------------------------------------------------------
 
 
@@ -123,6 +154,23 @@ def test_whoever_leaves_is_not_told():
     assert "a" == some.leave(flight, "a").party
     assert some.leave(flight, "a") is None
     assert [] == some.close(flight)
+
+
+def test_the_parts_of_a_lot_are_found_together():
+    some = flights()
+    one, two, three = (opened(some, b"c\0%d" % number) for number in range(3))
+    some.join(one, Waiter("a1", 0.0, 9.0, lot="a"))
+    some.grant(two, Waiter("a2", 0.0, 9.0, lot="a"), 9.0)
+    some.join(three, Waiter("b", 0.0, 9.0))
+
+    assert ["a1", "a2"] == some.parts("a")
+    some.release(two)
+    assert ["a1"] == some.parts("a")
+    some.grant(one, one.waiters["a1"], 9.0)
+    assert ["a1"] == some.parts("a")
+    some.close(one)
+    assert [] == some.parts("a") == some.parts("b")
+    assert {} == some._lots
 
 
 def test_a_party_waits_once():

@@ -10,6 +10,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
+from meshcache.codec.envelope import Envelope, tags_of
 from meshcache.hashing import PARTITIONS, key_hash, partition_of
 from meshcache.store.arena import Arena
 from meshcache.store.layout import Layout
@@ -17,6 +18,10 @@ from meshcache.store.view import View
 
 caches = st.sampled_from([b"a", b"a|x", b"b"])
 keys = st.builds(lambda cache, n: cache + b"\0%d" % n, caches, st.integers(0, 5))
+tags = st.sampled_from([1 | 2 << 32, 2 | 1 << 32, 3 | 4 << 32])
+# The first two share their slots, and so their fate.
+FATE = {1 | 2 << 32: 12, 2 | 1 << 32: 12, 3 | 4 << 32: 34}
+bearing = st.lists(tags, max_size=2, unique=True).map(tuple)
 sizes = st.one_of(st.integers(0, 70), st.sampled_from([200, 900, 5000]))
 
 
@@ -54,6 +59,7 @@ class ArenaMachine(RuleBasedStateMachine):
         self.truth = {}
         self.sealed = {}
         self.cleared = {}
+        self.untagged = {}
         self.revoked = set()
         self.now = 0.0
         self.made = 0
@@ -71,21 +77,29 @@ class ArenaMachine(RuleBasedStateMachine):
         whole = cache.partition(b"|")[0]
         return max(self.cleared.get(cache, -1), self.cleared.get(whole, -1))
 
+    def tag_bound(self, value):
+        fates = {FATE[tag] for tag in tags_of(value)}
+        return max((self.untagged.get(fate, -1) for fate in fates), default=-1)
+
     def check(self, found, key):
         if found is not None or self.exact:
             assert self.living(key) == found
 
     @rule(
-        items=st.lists(st.tuples(keys, sizes, st.integers(0, 40)), max_size=12),
+        items=st.lists(
+            st.tuples(keys, sizes, st.integers(0, 40), st.just(()) | bearing),
+            max_size=12,
+        ),
         ttl=st.sampled_from([0, 1, 2, 5, math.inf, math.inf]),
     )
     def put_some(self, items, ttl):
-        for key, size, version in items:
-            self.put(key, size, version, ttl)
+        for key, size, version, borne in items:
+            self.put(key, size, version, borne, ttl)
 
-    def put(self, key, size, version, ttl):
+    def put(self, key, size, version, borne, ttl):
         self.made += 1
-        value = (b"%d:" % self.made + bytes(size))[: self.largest - 10]
+        body = (b"%d:" % self.made + bytes(size))[: self.largest - 10 - 15 - 16]
+        value = Envelope(body, tags=borne).wrap()
         expires = self.now + ttl
         took = self.arena.put(
             key,
@@ -95,7 +109,8 @@ class ArenaMachine(RuleBasedStateMachine):
             expires=expires,
             now=self.now,
         )
-        allowed = partition(key) not in self.revoked and version > self.bound(key)
+        bound = max(self.bound(key), self.tag_bound(value))
+        allowed = partition(key) not in self.revoked and version > bound
         if took:
             assert allowed
             if self.exact and self.living(key):
@@ -150,6 +165,22 @@ class ArenaMachine(RuleBasedStateMachine):
         for held in (self.truth, self.sealed):
             for key in [k for k, e in held.items() if e[1] <= self.bound(k)]:
                 del held[key]
+
+    @rule(
+        several=st.lists(tags, min_size=1, max_size=2),
+        version=st.integers(0, 40),
+        key=keys,
+        borne=bearing,
+    )
+    def invalidate(self, several, version, key, borne):
+        self.put(key, 10, version, borne, math.inf)
+        self.arena.mark_tags(several, version)
+        for fate in {FATE[tag] for tag in several}:
+            self.untagged[fate] = max(version, self.untagged.get(fate, -1))
+        for held in (self.truth, self.sealed):
+            for key in [k for k, e in held.items() if e[1] <= self.tag_bound(e[0])]:
+                del held[key]
+                self.read(key)
 
     @rule(key=keys)
     def revoke(self, key):

@@ -1,0 +1,194 @@
+"""Forgetting much at once, on every member: a cache, or whatever bears a tag.
+
+Nobody knows which entries those are. So each member leaves a mark in its arena, which
+says up to which version what bears that name is void, and detaches the loads that are
+under way for it. When all have answered, it holds everywhere.
+
+**Tags are told twice**, to those who read some owner's values over the wire. What they
+keep near of these falls by an account of their own (`Ranges.copies`), and that may have
+been right too early: told of the tag, they read a value from an owner that was not told
+yet. So who answers HIT to the first round hears of it `again`, when all owners know.
+Where all processes see each other's arenas, nobody has to: there what is kept near
+falls by the owner's own marks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Final, TypeAlias, final
+
+from meshcache.codec.mail import Route
+from meshcache.codec.messages import Clear, Found, Status, Untag, Written
+from meshcache.engine.calls import Answer, Calls, Loss
+from meshcache.engine.core import Core
+from meshcache.engine.gather import Gather
+from meshcache.engine.ops import (
+    ClearCache,
+    InvalidateTags,
+    Ticket,
+    Unreached,
+    WriteResult,
+    WriteResults,
+)
+from meshcache.engine.peers import Peer
+from meshcache.model import State
+
+__all__ = ["Forgets"]
+
+DONE: Final = WriteResult(Status.HIT, b"")
+NOBODY: Final = Unreached("", unknown=False)
+
+Told: TypeAlias = WriteResult | Unreached
+Message: TypeAlias = Callable[[Peer, int, int], Clear | Untag]
+"""Makes what a peer is told of the peer, the milliseconds it has, and the rid."""
+
+
+@final
+class Forgets:
+    """Invalidation of much at once. Confined to the driver thread."""
+
+    __slots__ = ("_calls", "_core")
+
+    def __init__(self, core: Core, calls: Calls) -> None:
+        self._core = core
+        self._calls = calls
+
+    # --- for the application -----------------------------------------------------
+
+    def ask(self, ticket: Ticket, op: ClearCache | InvalidateTags) -> None:
+        """Forget it here and on every member that may have some of it."""
+        members = [p for p in self._core.peers if p.member.state <= State.SUSPECT]
+        if isinstance(op, ClearCache):
+            self._forget_cache(op.cache)
+            owners = [peer for peer in members if peer.member.weight]
+            clear = partial(_clear_message, op.cache)
+            self._tell(owners, clear, partial(self._complete, ticket))
+        elif op.tags:
+            self._forget_tags(op.tags)
+            untag = partial(_untag_message, op.tags, again=False)
+            self._tell(members, untag, partial(self._tell_again, ticket, op, members))
+        else:
+            self._complete(ticket, ())
+
+    def _tell_again(
+        self,
+        ticket: Ticket,
+        op: InvalidateTags,
+        members: Sequence[Peer],
+        results: tuple[Told, ...],
+    ) -> None:
+        """All owners have been told: what is read from now on bears the tag anew."""
+        self._forget_copies(op.tags)
+        copied = [i for i, told in enumerate(results) if told == DONE]
+
+        def done(second: tuple[Told, ...]) -> None:
+            last = dict(zip(copied, second, strict=True))
+            merged = (last.get(i, first) for i, first in enumerate(results))
+            self._complete(ticket, tuple(merged))
+
+        message = partial(_untag_message, op.tags, again=True)
+        self._tell([members[i] for i in copied], message, done)
+
+    def _complete(self, ticket: Ticket, results: tuple[Told, ...]) -> None:
+        told = (r if isinstance(r, Unreached) else DONE for r in results)
+        self._core.complete(ticket, WriteResults((*told, DONE)))
+
+    def _tell(
+        self,
+        peers: Sequence[Peer],
+        message: Message,
+        done: Callable[[tuple[Told, ...]], None],
+    ) -> None:
+        """Tell each of *peers*; *done* takes the answers when all are there."""
+        if not peers:
+            done(())
+            return
+        core = self._core
+        gather = Gather[Told](len(peers), NOBODY, done)
+        deadline = core.now + core.config.request_timeout
+        budget_ms = int(core.config.request_timeout * 1000)
+        for index, peer in enumerate(peers):
+            started = self._calls.start(
+                peer,
+                partial(message, peer, budget_ms),
+                deadline,
+                partial(_answered, gather, index, peer),
+                partial(_lost, gather, index, peer),
+            )
+            if started is None:
+                _lost(gather, index, peer, Loss.AVOIDED)
+
+    # --- for peers ---------------------------------------------------------------
+
+    def serve(self, route: Route, message: Clear | Untag) -> None:
+        """Forget it because a peer says so."""
+        status = Status.HIT
+        if isinstance(message, Clear):
+            self._forget_cache(message.cache)
+        elif message.again:
+            self._forget_copies(message.tags)
+        else:
+            self._forget_tags(message.tags)
+            if not self._core.ranges.copying:
+                status = Status.MISS
+        self._core.reply(route, Written(message.rid, (Found(status, b"", 0, 0),)))
+
+    # --- here --------------------------------------------------------------------
+
+    def _forget_cache(self, cache: str) -> None:
+        core = self._core
+        prefix = cache.encode(errors="surrogatepass")
+        with core.store.lock:
+            core.store.clear(prefix, core.stamp())
+            core.store.generations.bump_all()
+        for peer in core.peers:
+            peer.generations.bump_all()
+        # A cache `a|b` is a part of `a`, and cleared with it.
+        whole = (prefix + b"\0", prefix + b"|")
+        core.flights.detach_if(lambda f: f.key.startswith(whole))
+        core.readers.moved_all()
+
+    def _forget_tags(self, tags: tuple[int, ...]) -> None:
+        core = self._core
+        with core.store.lock:
+            # Stamped under the lock, so above all that is stored.
+            core.store.mark_tags(tags, core.stamp())
+        self._forget_copies(tags)
+
+    def _forget_copies(self, tags: tuple[int, ...]) -> None:
+        """Let go of what this process may have of others, or load for itself."""
+        core, wanted = self._core, frozenset(tags)
+        core.ranges.copies.mark(tags, core.stamp())
+        # Without a stamp it is not known what a flight will bring.
+        core.flights.detach_if(
+            lambda f: f.stamp is None or not wanted.isdisjoint(f.tags)
+        )
+
+
+def _clear_message(cache: str, peer: Peer, budget_ms: int, rid: int) -> Clear:
+    return Clear(rid, peer.member.epoch, budget_ms, cache)
+
+
+def _untag_message(
+    tags: tuple[int, ...],
+    peer: Peer,
+    budget_ms: int,
+    rid: int,
+    *,
+    again: bool,
+) -> Untag:
+    return Untag(rid, peer.member.epoch, budget_ms, tags, again)
+
+
+def _answered(gather: Gather[Told], index: int, peer: Peer, answer: Answer) -> None:
+    if not isinstance(answer, Written):
+        gather.put(index, Unreached(peer.member.data_address, unknown=False))
+        return
+    statuses = [found.status for found in answer.results] or [Status.HIT]
+    gather.put(index, WriteResult(statuses[0], b""))
+
+
+def _lost(gather: Gather[Told], index: int, peer: Peer, why: Loss) -> None:
+    unknown = why is not Loss.AVOIDED
+    gather.put(index, Unreached(peer.member.data_address, unknown))
