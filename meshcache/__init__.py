@@ -12,11 +12,13 @@ Stable names are those listed in `__all__`; docs/reference/api.md describes them
 
 from typing import Any
 
+from meshcache.bypass import bypass
 from meshcache.cache import Cache
 from meshcache.codec.types import register
 from meshcache.codec.values import Codec
 from meshcache.config import Config
 from meshcache.default import node, start, stop
+from meshcache.entry import CacheEntry
 from meshcache.errors import (
     ConfigError,
     KeyRefused,
@@ -40,12 +42,15 @@ from meshcache.node import Explanation, Node, NodeState
 _default_cache = Cache("memoize")
 memoize = _default_cache.memoize
 """`Cache.memoize` of a cache named "memoize" on the default node."""
+memoize_many = _default_cache.memoize_many
+"""`Cache.memoize_many`, likewise."""
 
 __all__ = [
     "MISSING",
     "UNSET",
     "AsyncMemoized",
     "Cache",
+    "CacheEntry",
     "CacheInfo",
     "Changed",
     "Codec",
@@ -69,7 +74,9 @@ __all__ = [
     "SerializationError",
     "State",
     "ValueTooLarge",
+    "bypass",
     "memoize",
+    "memoize_many",
     "node",
     "register",
     "start",

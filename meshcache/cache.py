@@ -13,31 +13,44 @@ from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
 from typing import (
     Any,
     Final,
-    Literal,
     ParamSpec,
     Protocol,
-    TypedDict,
+    TypeAlias,
     TypeVar,
     Unpack,
+    cast,
     final,
     overload,
 )
 
-from meshcache.answers import checked
-from meshcache.codec.messages import Item, Status, Verb
-from meshcache.codec.values import Codec, MsgpackCodec, codec
-from meshcache.engine.ops import LoadKey, Unreached
-from meshcache.errors import ConfigError, NotANumber, ValueTooLarge
+from meshcache.codec.values import codec
+from meshcache.engine.ops import LoadKey
+from meshcache.entry import CacheEntry, entry
+from meshcache.errors import ConfigError
+from meshcache.freshness import Recipe, TtlOf
 from meshcache.handles import AsyncMemoized, Memoized
-from meshcache.memoize import Settings, memoized
+from meshcache.loads import Wanted, load
+from meshcache.many import Batch, load_many
+from meshcache.memoize import memoized
+from meshcache.memoize_many import AsyncManyMemoized, ManyMemoized, memoized_many
 from meshcache.model import MISSING, UNSET, Unset
 from meshcache.node import Node
-from meshcache.region import Home, Region, Wanted
+from meshcache.options import (
+    ManyOptions,
+    MemoizeOptions,
+    Options,
+    Tags,
+    checked_known,
+    freshness_of,
+    settings_of,
+)
+from meshcache.region import Home, Region
 from meshcache.runtime.chain import current
 from meshcache.runtime.failures import BUILTIN
 from meshcache.runtime.runtime import Runtime
 from meshcache.runtime.steps import Steps, arun, run
-from meshcache.times import Ttl, checked_timeout, checked_ttl
+from meshcache.times import checked_timeout, checked_ttl
+from meshcache.writing import Writing
 
 __all__ = ["Cache", "Options"]
 
@@ -45,9 +58,11 @@ DEFAULT_TTL: Final = 300.0
 DEFAULT_JITTER: Final = 0.1
 MAX_NAME: Final = 512
 
+Key = TypeVar("Key")
 Value = TypeVar("Value")
 P = ParamSpec("P")
 R = TypeVar("R")
+Coming: TypeAlias = Coroutine[Any, Any, R]
 
 
 class Memoizer(Protocol):
@@ -62,18 +77,23 @@ class Memoizer(Protocol):
     def __call__(self, function: Callable[P, R], /) -> Memoized[P, R]: ...
 
 
-class Options(TypedDict, total=False):
-    """The options of a cache; see `Cache`."""
+class ManyMemoizer(Protocol):
+    """What `memoize_many(...)` returns: the decorator itself."""
 
-    ttl: float | None
-    near_ttl: float | None
-    jitter: float
-    codec: str | Codec
-    copy: bool
+    @overload
+    def __call__(
+        self,
+        function: Callable[[list[Key]], Coroutine[Any, Any, Mapping[Key, Value]]],
+        /,
+    ) -> AsyncManyMemoized[Key, Value]: ...
+    @overload
+    def __call__(
+        self, function: Callable[[list[Key]], Mapping[Key, Value]], /
+    ) -> ManyMemoized[Key, Value]: ...
 
 
 @final
-class Cache:
+class Cache(Writing):
     """A named region with its own keys and defaults. Thread-safe.
 
     Two caches of the same name, in this process or another, are one and the same
@@ -92,6 +112,16 @@ class Cache:
             "bytes", or your own `Codec`.
         copy: give each caller an object of its own, decoded anew, which it may change.
             By default those of one process share what is near, and must not change it.
+        stale: seconds beyond its ttl for which a loaded value is given all the same,
+            while one caller in the cluster loads it anew behind its readers.
+        stale_if_error: seconds beyond its ttl for which it is given if the load fails.
+        early: how eagerly a fresh value is loaded anew before its ttl is over, by
+            chance and by what its load took, so that a popular one is never missing.
+            0 is not at all, 1 as its authors have it (XFetch: Vattani, Chierichetti
+            and Lowenstein, VLDB 8(8), 2015).
+        soft_timeout: seconds to wait for a load where `stale_if_error` has an old
+            value to give in its place; the load goes on. None is to its end.
+        none_ttl: seconds to live for a loaded `None`. Unset, as for any other value.
         node: the node to use. None is the default node; a callable returns one.
 
     Raises:
@@ -101,11 +131,12 @@ class Cache:
     def __init__(
         self, name: str, *, node: Home = None, **options: Unpack[Options]
     ) -> None:
-        unknown = set(options) - set(Options.__annotations__)
-        if unknown:
-            names, known = ", ".join(sorted(unknown)), ", ".join(_KNOWN)
-            raise ConfigError(f"{names}: no such option; a cache has {known}")
-        self.region: Final = Region(
+        checked_known(dict(options), Options, "a cache")
+        none_ttl = options.get("none_ttl", UNSET)
+        if not isinstance(none_ttl, Unset):
+            none_ttl = checked_ttl(none_ttl, "none_ttl")
+        self._none_ttl: Final = none_ttl
+        region = Region(
             _checked_name(name),
             codec=codec(options.get("codec", "msgpack")),
             ttl=checked_ttl(options.get("ttl", DEFAULT_TTL), "ttl"),
@@ -113,7 +144,9 @@ class Cache:
             jitter=_checked_jitter(options.get("jitter", DEFAULT_JITTER)),
             copy=_checked_copy(options.get("copy", False)),
             home=node,
+            freshness=freshness_of(dict(options)),
         )
+        super().__init__(region)
 
     def __repr__(self) -> str:
         return f"<Cache {self.name!r}, ttl={self.region.ttl}>"
@@ -175,6 +208,19 @@ class Cache:
         runtime = self.region.bind()
         return await arun(runtime, self.region.contains(runtime, key))
 
+    def get_entry(self, key: object) -> CacheEntry | None:
+        """Return what is stored under *key* and what is known of it, else None.
+
+        Unlike `get` it returns what is stale too, and says so.
+        """
+        runtime = self.region.bind()
+        return run(runtime, entry(self.region, runtime, key))
+
+    async def aget_entry(self, key: object) -> CacheEntry | None:
+        """Return what is stored under *key* and what is known; see `get_entry`."""
+        runtime = self.region.bind()
+        return await arun(runtime, entry(self.region, runtime, key))
+
     # --- loading -----------------------------------------------------------------
 
     def get_or_load(
@@ -182,7 +228,8 @@ class Cache:
         key: object,
         loader: Callable[[], Value],
         *,
-        ttl: Ttl = UNSET,
+        ttl: TtlOf = UNSET,
+        tags: Tags = (),
         load_timeout: float | None = None,
     ) -> Value:
         """Return the value of *key*, loaded by *loader* if nobody has it.
@@ -194,6 +241,8 @@ class Cache:
             key: anything with a stable encoding.
             loader: takes nothing and returns the value.
             ttl: seconds to live, None for ever, 0 not stored; unset, the cache's own.
+                Or what returns them for the value.
+            tags: words by which `invalidate_tags` forgets it, up to 16.
             load_timeout: seconds to wait for somebody else's load; None is the node's
                 setting.
 
@@ -208,9 +257,9 @@ class Cache:
         value: Value = self.region.local(runtime, key)
         if value is not MISSING:
             return value
-        loaded: Value = run(
-            runtime, self._load(runtime, key, loader, ttl, load_timeout)
-        )
+        recipe = self._recipe(ttl, tags)
+        steps = self._load(runtime, key, loader, recipe, load_timeout)
+        loaded: Value = run(runtime, steps)
         return loaded
 
     @overload
@@ -219,7 +268,8 @@ class Cache:
         key: object,
         loader: Callable[[], Awaitable[Value]],
         *,
-        ttl: Ttl = ...,
+        ttl: TtlOf = ...,
+        tags: Tags = ...,
         load_timeout: float | None = ...,
     ) -> Value: ...
     @overload
@@ -228,7 +278,8 @@ class Cache:
         key: object,
         loader: Callable[[], Value],
         *,
-        ttl: Ttl = ...,
+        ttl: TtlOf = ...,
+        tags: Tags = ...,
         load_timeout: float | None = ...,
     ) -> Value: ...
     async def aget_or_load(
@@ -236,7 +287,8 @@ class Cache:
         key: object,
         loader: Callable[[], Any],
         *,
-        ttl: Ttl = UNSET,
+        ttl: TtlOf = UNSET,
+        tags: Tags = (),
         load_timeout: float | None = None,
     ) -> Any:
         """Return the value of *key*, loaded if nobody has it; see `get_or_load`.
@@ -248,21 +300,82 @@ class Cache:
         value = self.region.local(runtime, key)
         if value is not MISSING:
             return value
-        return await arun(runtime, self._load(runtime, key, loader, ttl, load_timeout))
+        recipe = self._recipe(ttl, tags)
+        steps = self._load(runtime, key, loader, recipe, load_timeout)
+        return await arun(runtime, steps)
+
+    def _recipe(self, ttl: TtlOf, tags: Tags) -> Recipe:
+        if not callable(ttl):
+            self.region.ttl_ms(ttl)
+        return Recipe(ttl, self._none_ttl, tags=self.region.tag_hashes(tags))
 
     def _load(
         self,
         runtime: Runtime | None,
         key: object,
         loader: Callable[[], Any],
-        ttl: Ttl,
+        recipe: Recipe,
         load_timeout: float | None,
     ) -> Steps[Any]:
         region, timeout = self.region, checked_timeout(load_timeout)
         full, hashed = region.full(runtime, key)
-        op = LoadKey(full, hashed, "", 0, b"", current(), timeout)
-        wanted = Wanted(region.near_key(key), op, loader, ttl, BUILTIN)
-        return region.fill(runtime, wanted)
+        op = LoadKey(full, hashed, "", 0, b"", current(), timeout, tags=recipe.tags)
+        wanted = Wanted(region.near_key(key), op, loader, recipe, BUILTIN)
+        return load(region, runtime, wanted)
+
+    def get_or_load_many(
+        self,
+        keys: Iterable[Key],
+        loader: Callable[[list[Key]], Mapping[Key, Value]],
+        *,
+        ttl: TtlOf = UNSET,
+        tags: Tags = (),
+        load_timeout: float | None = None,
+    ) -> dict[Key, Value]:
+        """Return the values of *keys*, what is missing loaded by one call of *loader*.
+
+        One request goes to each owner. Each key is loaded once in the cluster at a
+        time, and shares that load with single reads.
+
+        Args:
+            keys: the keys, each with a stable encoding.
+            loader: takes a list of those that nobody has and nobody loads, and returns
+                their values by key. What it leaves out does not exist: it is left out
+                of the answer, and nothing is stored.
+            ttl: as in `get_or_load`; also the others.
+            tags: those of each value.
+            load_timeout: seconds to wait for somebody else's load.
+
+        Raises:
+            KeyRefused: two of the keys are two keys here and one in a dict.
+            as `get_or_load` does.
+        """
+        runtime = self.region.runtime or self.region.bind()
+        batch = self._batch(keys, loader, self._recipe(ttl, tags), load_timeout)
+        return run(runtime, load_many(self.region, runtime, batch))
+
+    async def aget_or_load_many(
+        self,
+        keys: Iterable[Key],
+        loader: Callable[[list[Key]], Awaitable[Mapping[Key, Value]]],
+        *,
+        ttl: TtlOf = UNSET,
+        tags: Tags = (),
+        load_timeout: float | None = None,
+    ) -> dict[Key, Value]:
+        """Return the values of *keys*, loaded if need be; see `get_or_load_many`."""
+        runtime = self.region.runtime or self.region.bind()
+        batch = self._batch(keys, loader, self._recipe(ttl, tags), load_timeout)
+        return await arun(runtime, load_many(self.region, runtime, batch))
+
+    def _batch(
+        self,
+        keys: Iterable[Any],
+        loader: Callable[..., Any],
+        recipe: Recipe,
+        load_timeout: float | None,
+    ) -> Batch:
+        return Batch(list(keys), loader, recipe, checked_timeout(load_timeout))
 
     # --- memoizing ---------------------------------------------------------------
 
@@ -273,32 +386,12 @@ class Cache:
     @overload
     def memoize(self, function: Callable[P, R], /) -> Memoized[P, R]: ...
     @overload
+    def memoize(self, /, **options: Unpack[MemoizeOptions]) -> Memoizer: ...
     def memoize(
-        self,
-        /,
-        *,
-        ttl: Ttl = ...,
-        key: Callable[..., object] | None = ...,
-        ignore: Iterable[str] = ...,
-        name: str | None = ...,
-        version: int = ...,
-        fill: Literal["owner", "caller"] = ...,
-        errors: type[Exception] | Iterable[type[Exception]] = ...,
-        load_timeout: float | None = ...,
-    ) -> Memoizer: ...
-    def memoize(  # noqa: PLR0913 - a decorator's options, each by its name
         self,
         function: Callable[..., Any] | None = None,
         /,
-        *,
-        ttl: Ttl = UNSET,
-        key: Callable[..., object] | None = None,
-        ignore: Iterable[str] = (),
-        name: str | None = None,
-        version: int = 1,
-        fill: Literal["owner", "caller"] = "owner",
-        errors: type[Exception] | Iterable[type[Exception]] = (),
-        load_timeout: float | None = None,
+        **options: Unpack[MemoizeOptions],
     ) -> Any:
         """Keep a function's results in this cache, by its arguments.
 
@@ -308,261 +401,82 @@ class Cache:
 
         Args:
             function: the loader; its arguments need a stable encoding.
-            ttl: seconds to live, None for ever, 0 not stored; unset, the cache's own.
-            key: makes the key from the arguments, in place of all of them.
-            ignore: names of arguments that do not tell calls apart, such as a
-                connection. The owner cannot know them, so the caller loads.
-            name: what all processes call this function. By default its module and
-                qualified name; needed for lambdas and for functions that take values
-                from a function around them.
-            version: raise it when the function's results change in kind: processes
-                of different versions then do not share.
-            fill: "owner" runs the loader in the process that owns the key, if that
-                has the function too; "caller" runs it where it was called.
-            errors: exception classes that callers shall see as themselves when the
-                loader raised them in another process. Built-in ones need no mention.
-            load_timeout: seconds to wait for a load elsewhere; None is the node's.
+            **options:
+                ttl: seconds to live, None for ever, 0 not stored; unset, the cache's
+                    own. Or what returns them for a value: `lambda token: token.life`.
+                key: makes the key from the arguments, in place of all of them.
+                ignore: names of arguments that do not tell calls apart, such as a
+                    connection. The owner cannot know them, so the caller loads.
+                name: what all processes call this function. By default its module and
+                    qualified name; needed for lambdas and for functions that take
+                    values from a function around them.
+                version: raise it when the function's results change in kind: processes
+                    of different versions then do not share.
+                tags: words by which `invalidate_tags` forgets values, up to 16; or
+                    what returns them for the arguments of a call.
+                fill: "owner" runs the loader in the process that owns the key, if that
+                    has the function too; "caller" runs it where it was called.
+                stale, stale_if_error, early, soft_timeout: as for `Cache`; unset, the
+                    cache's own.
+                none_ttl: seconds to live for `None`; unset, the cache's own, else as
+                    for any other value.
+                errors: exception classes that callers shall see as themselves when the
+                    loader raised them in another process. Built-in ones need no
+                    mention for that.
+                error_ttl: seconds for which an error of one of these classes is
+                    remembered, and raised without a load. An error never takes the
+                    place of a value.
+                cache_if: takes a value and returns whether to store it.
+                load_timeout: seconds to wait for a load elsewhere; None is the node's.
 
         Raises:
             ConfigError: the function cannot be memoized, or an option is wrong.
         """
-        settings = Settings(
-            ttl, key, tuple(ignore), name, version, fill, _all(errors), load_timeout
-        )
-        if not isinstance(ttl, Unset):
-            checked_ttl(ttl, "ttl")
+        region = self.region
+        settings = settings_of(options, region.freshness, self._none_ttl)
         if function is None:
-            return lambda loader: memoized(loader, self.region, settings)
-        return memoized(function, self.region, settings)
+            return lambda loader: memoized(loader, region, settings)
+        return memoized(function, region, settings)
 
-    # --- writing -----------------------------------------------------------------
+    @overload
+    def memoize_many(
+        self,
+        function: Callable[[list[Key]], Coroutine[Any, Any, Mapping[Key, Value]]],
+        /,
+    ) -> AsyncManyMemoized[Key, Value]: ...
+    @overload
+    def memoize_many(
+        self, function: Callable[[list[Key]], Mapping[Key, Value]], /
+    ) -> ManyMemoized[Key, Value]: ...
+    @overload
+    def memoize_many(self, /, **options: Unpack[ManyOptions]) -> ManyMemoizer: ...
+    def memoize_many(
+        self,
+        function: Callable[..., Any] | None = None,
+        /,
+        **options: Unpack[ManyOptions],
+    ) -> Any:
+        """Keep the results of a function of many keys in this cache, key by key.
 
-    def set(self, key: object, value: Any, ttl: Ttl = UNSET) -> None:
-        """Store *value* under *key*; with `ttl=0`, forget what is there.
-
-        Raises:
-            SerializationError: the value would not come back the same.
-            ValueTooLarge: the value is over `max_value_bytes`.
-            PeerUnavailable, PeerTimeout: it was not stored, or may not have been.
-            NodeClosed: the node was stopped.
-        """
-        runtime = self.region.runtime or self.region.bind()
-        if runtime is None or not self._set_here(runtime, key, value, ttl):
-            run(runtime, self._set(runtime, Verb.SET, key, value, ttl))
-
-    async def aset(self, key: object, value: Any, ttl: Ttl = UNSET) -> None:
-        """Store *value* under *key*; see `set`."""
-        runtime = self.region.bind()
-        await arun(runtime, self._set(runtime, Verb.SET, key, value, ttl))
-
-    def add(self, key: object, value: Any, ttl: Ttl = UNSET) -> bool:
-        """Store *value* if nothing is stored under *key*; return whether it was.
-
-        Raises:
-            as `set` does.
-        """
-        runtime = self.region.bind()
-        return run(runtime, self._set(runtime, Verb.ADD, key, value, ttl))
-
-    async def aadd(self, key: object, value: Any, ttl: Ttl = UNSET) -> bool:
-        """Store *value* if nothing is stored under *key*; see `add`."""
-        runtime = self.region.bind()
-        return await arun(runtime, self._set(runtime, Verb.ADD, key, value, ttl))
-
-    def _set_here(self, runtime: Runtime, key: object, value: Any, ttl: Ttl) -> bool:
-        """Store what this process owns without further ado; False if it does not."""
-        region = self.region
-        full, hashed = region.full(runtime, key)
-        if not runtime.owns(hashed):
-            return False
-        item = Item(full, region.codec.encode(value), region.ttl_ms(ttl), 0)
-        result = runtime.write_here(
-            Verb.SET, region.checked_item(runtime, item), hashed
-        )
-        return result is not None and checked(item, result).status is Status.HIT
-
-    def _set(
-        self, runtime: Runtime | None, verb: Verb, key: object, value: Any, ttl: Ttl
-    ) -> Steps[bool]:
-        region = self.region
-        item = region.item(runtime, key, region.codec.encode(value), region.ttl_ms(ttl))
-        result = yield from region.write_one(runtime, verb, item)
-        return result.status is Status.HIT
-
-    def touch(self, key: object, ttl: Ttl = UNSET) -> bool:
-        """Give what is stored under *key* a new ttl; return whether there was any."""
-        runtime = self.region.bind()
-        return run(runtime, self._bare(runtime, Verb.TOUCH, key, ttl))
-
-    async def atouch(self, key: object, ttl: Ttl = UNSET) -> bool:
-        """Give what is stored under *key* a new ttl; see `touch`."""
-        runtime = self.region.bind()
-        return await arun(runtime, self._bare(runtime, Verb.TOUCH, key, ttl))
-
-    def delete(self, key: object) -> bool:
-        """Forget *key*; return whether anything was stored under it.
-
-        A load of this key that is under way serves those who asked before, and what
-        it brings is not stored.
-        """
-        runtime = self.region.bind()
-        return run(runtime, self._bare(runtime, Verb.DELETE, key, 0))
-
-    async def adelete(self, key: object) -> bool:
-        """Forget *key*; see `delete`."""
-        runtime = self.region.bind()
-        return await arun(runtime, self._bare(runtime, Verb.DELETE, key, 0))
-
-    def _bare(
-        self, runtime: Runtime | None, verb: Verb, key: object, ttl: Ttl
-    ) -> Steps[bool]:
-        item = self.region.item(runtime, key, b"", self.region.ttl_ms(ttl))
-        result = yield from self.region.write_one(runtime, verb, item)
-        return result.status is Status.HIT
-
-    def incr(
-        self, key: object, delta: int = 1, *, initial: int = 0, ttl: Ttl = UNSET
-    ) -> int:
-        """Add *delta* to the integer under *key*, atomically; return the sum.
+        The function takes a list of keys and returns a dict of their values; called
+        through the cache it gets those that are missing. See `get_or_load_many`.
 
         Args:
-            key: where.
-            delta: what to add, of either sign, within 64 bits.
-            initial: what to count from where nothing is stored.
-            ttl: for a counter that starts now. One that exists keeps its own.
+            function: the loader.
+            **options: those of `memoize` that make sense here: ttl, name, version,
+                tags (words alone), stale, stale_if_error, early, soft_timeout,
+                none_ttl, cache_if and load_timeout.
 
         Raises:
-            NotANumber: something else than an integer is stored there, or given here.
-            ValueTooLarge: *delta* is not within 64 bits.
-            ConfigError: the cache's codec is not "msgpack".
+            ConfigError: the function cannot be memoized so, or an option is wrong.
         """
-        runtime = self.region.bind()
-        return run(runtime, self._incr(runtime, key, delta, initial, ttl))
-
-    async def aincr(
-        self, key: object, delta: int = 1, *, initial: int = 0, ttl: Ttl = UNSET
-    ) -> int:
-        """Add *delta* to the integer under *key*, atomically; see `incr`."""
-        runtime = self.region.bind()
-        return await arun(runtime, self._incr(runtime, key, delta, initial, ttl))
-
-    def decr(
-        self, key: object, delta: int = 1, *, initial: int = 0, ttl: Ttl = UNSET
-    ) -> int:
-        """Subtract *delta* from the integer under *key*; see `incr`."""
-        return self.incr(key, -delta, initial=initial, ttl=ttl)
-
-    async def adecr(
-        self, key: object, delta: int = 1, *, initial: int = 0, ttl: Ttl = UNSET
-    ) -> int:
-        """Subtract *delta* from the integer under *key*; see `incr`."""
-        return await self.aincr(key, -delta, initial=initial, ttl=ttl)
-
-    def _incr(
-        self, runtime: Runtime | None, key: object, delta: int, initial: int, ttl: Ttl
-    ) -> Steps[int]:
+        checked_known(dict(options), ManyOptions, "a memoized function of many keys")
         region = self.region
-        if not isinstance(region.codec, MsgpackCodec):
-            raise ConfigError(
-                f"cache {self.name!r} has the codec {region.codec.name!r}; the owner "
-                'counts only what "msgpack" encodes, so keep counters in such a cache'
-            )
-        delta = _checked_number(delta, "delta")
-        if not -(2**63) <= delta < 2**63:
-            raise ValueTooLarge(f"delta={delta} is not within 64 bits; add it in parts")
-        start = region.codec.encode(_checked_number(initial, "initial"))
-        item = region.item(runtime, key, start, region.ttl_ms(ttl))
-        item = item._replace(delta=delta)
-        result = yield from region.write_one(runtime, Verb.INCR, item)
-        number = region.codec.decode(result.number)
-        assert isinstance(number, int)
-        return number
-
-    # --- many at once ------------------------------------------------------------
-
-    def set_many(self, mapping: Mapping[Any, Any], ttl: Ttl = UNSET) -> list[Any]:
-        """Store every value of *mapping*; return the keys of those that were not.
-
-        One request goes to each owner.
-        """
-        runtime = self.region.bind()
-        return run(runtime, self._set_many(runtime, mapping, ttl))
-
-    async def aset_many(
-        self, mapping: Mapping[Any, Any], ttl: Ttl = UNSET
-    ) -> list[Any]:
-        """Store every value of *mapping*; see `set_many`."""
-        runtime = self.region.bind()
-        return await arun(runtime, self._set_many(runtime, mapping, ttl))
-
-    def _set_many(
-        self, runtime: Runtime | None, mapping: Mapping[Any, Any], ttl: Ttl
-    ) -> Steps[list[Any]]:
-        region = self.region
-        items = [
-            region.item(runtime, key, region.codec.encode(value), region.ttl_ms(ttl))
-            for key, value in mapping.items()
-        ]
-        results = yield from region.write(runtime, Verb.SET, items)
-        return [
-            key
-            for key, result in zip(mapping, results, strict=True)
-            if isinstance(result, Unreached) or result.status is not Status.HIT
-        ]
-
-    def delete_many(self, keys: Iterable[object]) -> int:
-        """Forget all of *keys*; return how many were stored.
-
-        Raises:
-            PeerUnavailable, PeerTimeout: some were not reached. All others are done.
-        """
-        runtime = self.region.bind()
-        return run(runtime, self._delete_many(runtime, keys))
-
-    async def adelete_many(self, keys: Iterable[object]) -> int:
-        """Forget all of *keys*; see `delete_many`."""
-        runtime = self.region.bind()
-        return await arun(runtime, self._delete_many(runtime, keys))
-
-    def _delete_many(
-        self, runtime: Runtime | None, keys: Iterable[object]
-    ) -> Steps[int]:
-        region = self.region
-        items = [region.item(runtime, key, b"", 0) for key in keys]
-        results = yield from region.write(runtime, Verb.DELETE, items)
-        pairs = zip(items, results, strict=True)
-        return sum(checked(item, one).status is Status.HIT for item, one in pairs)
-
-    def clear(self) -> None:
-        """Forget everything in this cache, its memoized functions' values included.
-
-        Raises:
-            PeerUnavailable, PeerTimeout: some member was not reached. All others have
-                forgotten.
-        """
-        runtime = self.region.bind()
-        run(runtime, self.region.clear(runtime))
-
-    async def aclear(self) -> None:
-        """Forget everything in this cache; see `clear`."""
-        runtime = self.region.bind()
-        await arun(runtime, self.region.clear(runtime))
-
-
-_KNOWN: Final = tuple(Options.__annotations__)
-
-
-def _all(
-    errors: type[Exception] | Iterable[type[Exception]],
-) -> tuple[type[Exception], ...]:
-    """Return all of *errors*, which may be a single one, as in an `except`."""
-    return (errors,) if isinstance(errors, type) else tuple(errors)
-
-
-def _checked_number(number: object, what: str) -> int:
-    if isinstance(number, bool) or not isinstance(number, int):
-        raise NotANumber(f"{what}={number!r} is no integer")
-    return int(number)
+        chosen = cast("MemoizeOptions", options)
+        settings = settings_of(chosen, region.freshness, self._none_ttl)
+        if function is None:
+            return lambda loader: memoized_many(loader, region, settings)
+        return memoized_many(function, region, settings)
 
 
 def _checked_copy(copy: object) -> bool:

@@ -7,6 +7,8 @@ that. Everything else takes a node.
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import fields
 from threading import Lock
 from typing import Any, Final, Unpack, final
@@ -14,11 +16,11 @@ from typing import Any, Final, Unpack, final
 from meshcache.codec.messages import LoaderName
 from meshcache.config import PRESETS, Config, Keywords
 from meshcache.errors import ConfigError
-from meshcache.node import STOP_TIMEOUT, Node
+from meshcache.node import STOP_TIMEOUT, Attached, Node
 from meshcache.runtime.fork import watch
 from meshcache.runtime.loaders import Loader
 
-__all__ = ["node", "register", "start", "stop"]
+__all__ = ["node", "register", "stand_in", "start", "stop"]
 
 
 @final
@@ -28,6 +30,7 @@ class _Default:
     def __init__(self) -> None:
         self.lock = Lock()
         self.node: Node | None = None
+        self.stands_in = False
         self.loaders: dict[LoaderName, Loader] = {}
         watch(self)
 
@@ -41,7 +44,7 @@ class _Default:
                 self.node = Node(**settings)
                 for loader in self.loaders.values():
                     self.node.register(loader)
-            elif settings:
+            elif settings and not self.stands_in:
                 _check_same(self.node.config, dict(settings))
             return self.node
 
@@ -77,8 +80,12 @@ def node() -> Node:
 def stop(timeout: float = STOP_TIMEOUT) -> None:
     """Stop the default node, if there is one; the next use makes another."""
     with _default.lock:
-        found, _default.node = _default.node, None
-    if found is not None:
+        found, stands_in = _default.node, _default.stands_in
+        if not stands_in:
+            _default.node = None
+    if found is not None and stands_in:
+        found.renew(timeout)
+    elif found is not None:
         found.stop(timeout)
 
 
@@ -89,6 +96,35 @@ def register(loader: Loader) -> None:
         found = _default.node
     if found is not None:
         found.register(loader)
+
+
+@contextmanager
+def stand_in(stand: Node) -> Iterator[list[Attached]]:
+    """Let *stand* be the default node for a while, whatever is started or stopped.
+
+    `start` returns it, whatever its settings are, and `stop` empties it. All caches on
+    the default node use it from their next use on, and the old one again afterwards.
+
+    Yields:
+        what the old one had been used by.
+    """
+    with _default.lock:
+        before, _default.node = _default.node, stand
+        stood_in, _default.stands_in = _default.stands_in, True
+        known = dict(_default.loaders)
+    for loader in known.values():
+        stand.register(loader)
+    released = [] if before is None else before.release()
+    try:
+        yield released
+    finally:
+        with _default.lock:
+            _default.node, _default.stands_in = before, stood_in
+            new = [_default.loaders[n] for n in _default.loaders.keys() - known.keys()]
+        stand.release()
+        if before is not None:
+            for loader in new:
+                before.register(loader)
 
 
 def _check_same(config: Config, settings: dict[str, Any]) -> None:

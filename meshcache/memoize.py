@@ -14,44 +14,49 @@ signature and it is `async def` if it was. Its handles are attributes of it.
 from __future__ import annotations
 
 import asyncio
-import sys
 from collections.abc import Callable
 from functools import partial, update_wrapper
-from inspect import isasyncgenfunction, iscoroutinefunction, isgeneratorfunction
-from pathlib import Path
-from typing import Any, Final, Literal, NamedTuple, TypeAlias, TypeVar, final
+from inspect import iscoroutinefunction
+from typing import Any, Final, TypeAlias, TypeVar, final
 
 from meshcache.binding import RESERVED, Binder, Bound
+from meshcache.changes import clear, write_one
 from meshcache.clock import monotonic
 from meshcache.codec.keys import decode_key, encode_key
 from meshcache.codec.messages import Item, LoaderName, Status, Verb
 from meshcache.engine.ops import LoadKey
-from meshcache.errors import ConfigError, KeyRefused
+from meshcache.errors import KeyRefused
+from meshcache.freshness import Recipe
 from meshcache.handles import CacheInfo
+from meshcache.loads import Wanted, load
+from meshcache.methods import method, rewrap
 from meshcache.model import MISSING
-from meshcache.region import Region, Wanted
+from meshcache.naming import check_kind, code_of, loader_name, wraps
+from meshcache.options import Settings, Tags
+from meshcache.region import Region
 from meshcache.runtime.chain import current
-from meshcache.runtime.failures import known
+from meshcache.runtime.failures import failure_of, known
 from meshcache.runtime.loaders import CannotRun, Loaded
 from meshcache.runtime.runtime import Runtime
 from meshcache.runtime.steps import Steps, arun, run
 from meshcache.store.near import VISITED_MAX, NearEntry
-from meshcache.times import Ttl, checked_timeout
 
-__all__ = ["Settings", "memoized"]
+__all__ = ["info_of", "memoized"]
 
 R = TypeVar("R")
 
 _Bound: TypeAlias = tuple[Runtime | None, Steps[R]]
 """An operation ready to be run: on what, and its steps."""
 
-MAX_NAME: Final = 400
+GONE: Final = Loaded(b"", 0)
 
 # Arguments that are their own near key: of these exact types, none of which has a
 # value that equals one of another. `True == 1 == 1.0` must not meet in a dict.
 _PLAIN: Final = frozenset({int, str, type(None)})
+# The source calls no builtin by its own name: an argument may be called `type`.
 _IS_PLAIN: Final = (
-    "((_mesh_type := type({name})) is int or _mesh_type is str or {name} is None)"
+    "((_mesh_type := _mesh_type_of({name})) is _mesh_int or _mesh_type is _mesh_str"
+    " or {name} is None)"
 )
 
 # A memoized function whose near hit is written out, in the signature of the function
@@ -70,25 +75,12 @@ _FUNCTION: Final = """\
                 _mesh_entry.visited += 1
             _mesh_hit()
             return {value}
-    return {wait}_mesh_answer(({arguments}))
+    return {wait}_mesh_answer(({kept}), ({arguments}))
 """
 
 
 _SHARED: Final = "_mesh_entry.value"
 _COPIED: Final = "_mesh_decode(_mesh_entry.value)"
-
-
-class Settings(NamedTuple):
-    """How one function is memoized; see `Cache.memoize`."""
-
-    ttl: Ttl
-    key: Callable[..., object] | None
-    ignore: tuple[str, ...]
-    name: str | None
-    version: int
-    fill: Literal["owner", "caller"]
-    errors: tuple[type[Exception], ...]
-    load_timeout: float | None
 
 
 @final
@@ -104,13 +96,13 @@ class Memo:
         self.function: Final = function
         self.region: Final = region
         self.binder: Final = Binder(function, settings.ignore)
-        self.is_async: Final = iscoroutinefunction(function)
+        self.is_async: Final = iscoroutinefunction(code_of(function))
         self.loop: asyncio.AbstractEventLoop | None = None
         self.has_key: Final = settings.key is not None
         self.loader_name: Final = LoaderName(region.name, settings.version)
         self._settings = settings
-        self._errors = known(settings.errors)
-        self._timeout = checked_timeout(settings.load_timeout)
+        self._errors = known(settings.recipe.errors)
+        self._tagged = None if callable(settings.tags) else self._recipe(settings.tags)
         self._by_owner = settings.fill == "owner" and self.binder.whole
 
     # --- keys --------------------------------------------------------------------
@@ -150,6 +142,7 @@ class Memo:
         """Answer a call that was not answered near."""
         full, hashed, bound = self._full(runtime, args, kwargs)
         name, carried = self._carried(bound)
+        recipe = self._recipe_for(args, kwargs)
         op = LoadKey(
             full,
             hashed,
@@ -157,16 +150,28 @@ class Memo:
             self._settings.version,
             carried,
             current(),
-            self._timeout,
+            self._settings.load_timeout,
+            tags=recipe.tags,
         )
         wanted = Wanted(
             self.near_key_of(args, kwargs, bound),
             op,
             partial(self.function, *args, **kwargs),
-            self._settings.ttl,
+            recipe,
             self._errors,
         )
-        return self.region.fill(runtime, wanted)
+        return load(self.region, runtime, wanted)
+
+    def _recipe(self, tags: Tags) -> Recipe:
+        return self._settings.recipe._replace(tags=self.region.tag_hashes(tags))
+
+    def _recipe_for(self, args: Bound, kwargs: dict[str, Any]) -> Recipe:
+        """Return what is stored of a call's value, with its own tags."""
+        if self._tagged is not None:
+            return self._tagged
+        tags = self._settings.tags
+        assert callable(tags)
+        return self._recipe(tags(*args, **kwargs))
 
     def near_key_of(self, args: Bound, kwargs: dict[str, Any], bound: Bound) -> object:
         """Return what stands for a call near, given also its canonical tuple."""
@@ -197,20 +202,35 @@ class Memo:
         except (KeyRefused, ValueError, TypeError) as error:
             raise CannotRun(str(error)) from error
 
-    def _loaded(self, value: Any) -> Loaded:
-        self.region.tally.load()
-        encoded = self.region.codec.encode(value)
-        return Loaded(encoded, self.region.ttl_ms(self._settings.ttl))
-
     def load(self, key: bytes, args: bytes) -> Loaded:
         """Run the function for a peer; see `Loader`."""
         positional, named = self._arguments(key, args)
-        return self._loaded(self.function(*positional, **named))
+        recipe, began = self._recipe_for(positional, named), self._begin()
+        try:
+            value = self.function(*positional, **named)
+        except recipe.errors as error:
+            return self._raised(recipe, error)
+        return self.region.brewed(value, recipe, monotonic() - began)
 
     async def aload(self, key: bytes, args: bytes) -> Loaded:
         """Run the function for a peer; see `Loader`."""
         positional, named = self._arguments(key, args)
-        return self._loaded(await self.function(*positional, **named))
+        recipe, began = self._recipe_for(positional, named), self._begin()
+        try:
+            value = await self.function(*positional, **named)
+        except recipe.errors as error:
+            return self._raised(recipe, error)
+        return self.region.brewed(value, recipe, monotonic() - began)
+
+    def _begin(self) -> float:
+        self.region.tally.load()
+        return monotonic()
+
+    def _raised(self, recipe: Recipe, error: Exception) -> Loaded:
+        """Return what is stored of an error, if it is one to be remembered."""
+        if not recipe.remembers(error):
+            raise error
+        return self.region.remembered(failure_of(error), recipe)
 
     # --- handles -----------------------------------------------------------------
 
@@ -220,38 +240,52 @@ class Memo:
         """Return the stored value, or MISSING."""
         full, hashed, bound = self._full(runtime, args, kwargs)
         near_key = self.near_key_of(args, kwargs, bound)
-        return self.region.look_up(runtime, near_key, full, hashed)
+        held = yield from self.region.look_up(runtime, near_key, full, hashed)
+        return MISSING if held is None or not held.fresh else held.value
 
     def write(
         self,
         runtime: Runtime | None,
         verb: Verb,
-        value: bytes,
+        loaded: Loaded,
         args: Bound,
         kwargs: dict[str, Any],
     ) -> Steps[bool]:
         """Set or delete the value of one call."""
         full, _, _ = self._full(runtime, args, kwargs)
-        ttl_ms = self.region.ttl_ms(self._settings.ttl)
-        item = self.region.checked_item(runtime, Item(full, value, ttl_ms, 0))
-        result = yield from self.region.write_one(runtime, verb, item)
+        item = Item(full, loaded.value, loaded.ttl_ms, 0)
+        item = self.region.checked_item(runtime, item)
+        result = yield from write_one(self.region, runtime, verb, item)
         return result.status is Status.HIT
+
+    def brewed(self, value: Any, args: Bound, kwargs: dict[str, Any]) -> Loaded:
+        """Return what is stored of *value* as if this call had returned it."""
+        return self.region.brewed(value, self._recipe_for(args, kwargs), 0.0)
 
     def key_for(self, *args: Any, **kwargs: Any) -> bytes:
         """Return the key that the cluster knows this call by."""
         return self._full(self.region.bind(), args, kwargs)[0]
 
+    def parameters(self) -> dict[str, Any]:
+        """Return what `cache_parameters` reports."""
+        return {"maxsize": self.info().maxsize, "typed": True}
+
     def info(self) -> CacheInfo:
         """Return what `cache_info` reports."""
-        counts, now = self.region.tally.as_dict(), monotonic()
-        runtime = self.region.runtime
-        mine = list(self.region.entries.values())
-        return CacheInfo(
-            counts["near"] + counts["host"] + counts["peer"],
-            counts["fill"] + counts["local"] + counts["raised"],
-            None if runtime is None else runtime.config.near_entries,
-            sum(_usable(entry, now) for entry in mine),
-        )
+        return info_of(self.region)
+
+
+def info_of(region: Region) -> CacheInfo:
+    """Return what `cache_info` reports of a function with this region."""
+    counts, now = region.tally.as_dict(), monotonic()
+    runtime = region.runtime
+    mine = list(region.entries.values())
+    return CacheInfo(
+        counts["near"] + counts["host"] + counts["peer"],
+        counts["fill"] + counts["local"] + counts["raised"],
+        None if runtime is None else runtime.config.near_entries,
+        sum(_usable(entry, now) for entry in mine),
+    )
 
 
 def memoized(
@@ -262,17 +296,20 @@ def memoized(
     Raises:
         ConfigError: it cannot be memoized, or not by that name.
     """
-    _check_kind(function)
-    _check_settings(settings)
-    name = _loader_name(function, settings.name)
-    region = cache.part(f"{name}|{settings.version}")
+    if wraps(function, settings):
+        inner = memoized(function.__func__, cache, settings)
+        around: Callable[..., Any] = rewrap(function, inner)
+        return around
+    check_kind(function)
+    name = loader_name(function, settings.name)
+    region = cache.part(f"{name}|{settings.version}", settings.freshness)
     memo = Memo(function, region, settings)
     wrapper = _wrapper(memo)
     update_wrapper(wrapper, function)
     vars(wrapper).update(_handles(memo))
     if settings.fill == "owner":
         region.register(memo)
-    return wrapper
+    return method(wrapper, memo.binder.first)
 
 
 def _wrapper(memo: Memo) -> Callable[..., Any]:
@@ -286,16 +323,20 @@ def _wrapper(memo: Memo) -> Callable[..., Any]:
         plain=" and ".join(_IS_PLAIN.format(name=name) for name in kept) or "True",
         near_key=kept[0] if len(kept) == 1 else f"({_listed(kept)})",
         wait="await " if memo.is_async else "",
+        kept=_listed(kept),
         arguments=_listed(names),
         value=_COPIED if memo.region.copy else _SHARED,
     )
     scope = {
+        "type_of": type,
+        "int": int,
+        "str": str,
         "region": memo.region,
         "now": monotonic,
         "visited_max": VISITED_MAX,
         "hit": memo.region.tally.near,
         "decode": memo.region.codec.decode,
-        "answer": _of_all(memo, answer),
+        "answer": _async_of_all(memo) if memo.is_async else _of_all(memo),
     }
     named = {RESERVED + name: value for name, value in scope.items()}
     return memo.binder.define(body, named, is_async=memo.is_async)
@@ -310,13 +351,35 @@ def _listed(names: tuple[str, ...]) -> str:
     return "".join(f"{name}, " for name in names)
 
 
-def _of_all(memo: Memo, answer: Callable[..., Any]) -> Callable[[Bound], Any]:
-    """Return *answer* as a function of the values of all arguments, in order."""
-    spread = memo.binder.spread
+def _of_all(memo: Memo) -> Callable[[Bound, Bound], Any]:
+    """Return what answers a call by its canonical tuple and all its values.
 
-    def answer_all(values: Bound) -> Any:
-        args, kwargs = spread(values)
-        return answer(*args, **kwargs)
+    They are spread out only where the function is to be called.
+    """
+    region, spread = memo.region, memo.binder.spread
+
+    def answer_all(bound: Bound, values: Bound) -> Any:
+        runtime = region.runtime or region.bind()
+        if runtime is not None:
+            value = region.held(runtime, memo.near_key(bound))
+            if value is not MISSING:
+                return value
+        return run(runtime, memo.call(runtime, *spread(values)))
+
+    return answer_all
+
+
+def _async_of_all(memo: Memo) -> Callable[[Bound, Bound], Any]:
+    region, spread = memo.region, memo.binder.spread
+
+    async def answer_all(bound: Bound, values: Bound) -> Any:
+        runtime = region.runtime or region.bind()
+        if runtime is not None:
+            value = region.held(runtime, memo.near_key(bound))
+            if value is not MISSING:
+                return value
+        memo.loop = asyncio.get_running_loop()  # As in `_async_answer`.
+        return await arun(runtime, memo.call(runtime, *spread(values)))
 
     return answer_all
 
@@ -359,10 +422,11 @@ class _Operations:
         self.uncached = memo.function
         self.key_for = memo.key_for
         self.cache_info = memo.info
+        self.cache_parameters = memo.parameters
 
     def _delete(self, args: Bound, kwargs: dict[str, Any]) -> _Bound[bool]:
-        runtime = self._region.bind()
-        return runtime, self._memo.write(runtime, Verb.DELETE, b"", args, kwargs)
+        runtime = self._region.attached()
+        return runtime, self._memo.write(runtime, Verb.DELETE, GONE, args, kwargs)
 
     def invalidate(self, *args: Any, **kwargs: Any) -> bool:
         return run(*self._delete(args, kwargs))
@@ -371,7 +435,7 @@ class _Operations:
         return await arun(*self._delete(args, kwargs))
 
     def _peek(self, args: Bound, kwargs: dict[str, Any]) -> _Bound[Any]:
-        runtime = self._region.bind()
+        runtime = self._region.attached()
         return runtime, self._memo.peek(runtime, args, kwargs)
 
     def peek(self, *args: Any, **kwargs: Any) -> Any:
@@ -381,8 +445,11 @@ class _Operations:
         return await arun(*self._peek(args, kwargs))
 
     def _set(self, value: Any, args: Bound, kwargs: dict[str, Any]) -> _Bound[bool]:
-        runtime, encoded = self._region.bind(), self._region.codec.encode(value)
-        return runtime, self._memo.write(runtime, Verb.SET, encoded, args, kwargs)
+        runtime, loaded = (
+            self._region.attached(),
+            self._memo.brewed(value, args, kwargs),
+        )
+        return runtime, self._memo.write(runtime, Verb.SET, loaded, args, kwargs)
 
     def set(self, value: Any, /, *args: Any, **kwargs: Any) -> None:
         run(*self._set(value, args, kwargs))
@@ -401,8 +468,8 @@ class _Operations:
         return value
 
     def _clear(self) -> _Bound[None]:
-        runtime = self._region.bind()
-        return runtime, self._region.clear(runtime)
+        runtime = self._region.attached()
+        return runtime, clear(self._region, runtime)
 
     def invalidate_all(self) -> None:
         run(*self._clear())
@@ -428,6 +495,7 @@ _HANDLES: Final = (
     "ainvalidate_all",
     "cache_info",
     "cache_clear",
+    "cache_parameters",
 )
 
 
@@ -435,74 +503,3 @@ def _handles(memo: Memo) -> dict[str, Any]:
     operations = _Operations(memo)
     refresh = operations.arefresh if memo.is_async else operations.refresh
     return {name: getattr(operations, name) for name in _HANDLES} | {"refresh": refresh}
-
-
-def _check_kind(function: Callable[..., Any]) -> None:
-    if isinstance(function, classmethod | staticmethod):
-        kind = type(function).__name__
-        raise ConfigError(f"put @{kind} above @memoize, so that it wraps the memoized")
-    if not callable(function):
-        raise ConfigError(
-            f"{function!r} is no function to memoize; options go by name, as in "
-            "@cache.memoize(ttl=60)"
-        )
-    if isgeneratorfunction(function) or isasyncgenfunction(function):
-        raise ConfigError(
-            f"{function.__qualname__} is a generator: what it yields can be read once, "
-            "and a cached value many times; memoize a function that returns a list"
-        )
-
-
-def _check_settings(settings: Settings) -> None:
-    if settings.fill not in {"owner", "caller"}:
-        raise ConfigError(f'fill={settings.fill!r} is neither "owner" nor "caller"')
-    if type(settings.version) is not int or not 0 <= settings.version < 2**32:
-        raise ConfigError(
-            f"version={settings.version!r} is no number from 0; raise it by 1 whenever "
-            "the function's results change in kind"
-        )
-    for error in settings.errors:
-        if not _is_exception(error):
-            raise ConfigError(f"errors={error!r}: that is no class of exceptions")
-
-
-def _is_exception(thing: object) -> bool:
-    return isinstance(thing, type) and issubclass(thing, Exception)
-
-
-def _loader_name(function: Callable[..., Any], name: object) -> str:
-    """Return what all processes call *function*, so that they mean the same."""
-    if name is not None:
-        if not isinstance(name, str) or not name.isprintable() or "|" in name:
-            raise ConfigError(f"name={name!r:.80} is not printable text without |")
-        if not 1 <= len(name) <= MAX_NAME:
-            raise ConfigError(f"name={name!r:.80} is not of 1 to {MAX_NAME} letters")
-        return name
-    qualified = getattr(function, "__qualname__", "<unnamed>")
-    module = getattr(function, "__module__", None)
-    if "<lambda>" in qualified or "<unnamed>" in qualified:
-        raise ConfigError(f"{function!r} has no name of its own; pass name=")
-    if getattr(function, "__closure__", None) and "<locals>" in qualified:
-        raise ConfigError(
-            f"{qualified} takes values from the function around it, so two of that "
-            "name may differ and must not share; pass name= to say that they may, or "
-            "define it at the top of a module"
-        )
-    if module == "__main__":
-        module = _main_module(qualified)
-    return f"{module}:{qualified}"
-
-
-def _main_module(qualified: str) -> str:
-    """Return the name that the running script has where it is imported."""
-    main = sys.modules["__main__"]
-    spec = getattr(main, "__spec__", None)
-    if spec is not None:
-        return str(spec.name)
-    file = getattr(main, "__file__", None)
-    if file is None:
-        raise ConfigError(
-            f"{qualified} was defined at a prompt, which has no name that other "
-            "processes could know it by; pass name="
-        )
-    return Path(file).stem

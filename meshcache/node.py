@@ -15,19 +15,20 @@ import asyncio
 import atexit
 import logging
 import os
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterable
 from enum import Enum
 from threading import RLock
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol, Self, Unpack, final
 from weakref import WeakSet, finalize
 
-from meshcache.clock import monotonic, time_ns
+from meshcache.clock import NEVER, monotonic, time_ns
+from meshcache.codec.envelope import unwrap
 from meshcache.codec.keys import encode_key
 from meshcache.codec.messages import LoaderName
 from meshcache.config import Config, Keywords, disabled
 from meshcache.engine.effects import Changed
 from meshcache.engine.ops import AskTables, GetKeys, Got, Results, Tables, Tier
-from meshcache.errors import NodeClosed, NotReady
+from meshcache.errors import NodeClosed, NotReady, SerializationError
 from meshcache.hashing import key_hash, partition_of
 from meshcache.model import Member, State
 from meshcache.placement.table import Table
@@ -41,7 +42,15 @@ from meshcache.runtime.tally import OTHERS, TIERS, Tally
 if TYPE_CHECKING:
     from meshcache.cache import Cache, Options
 
-__all__ = ["STOP_TIMEOUT", "Explanation", "Node", "NodeState", "full_key"]
+__all__ = [
+    "STOP_TIMEOUT",
+    "Attached",
+    "Explanation",
+    "Node",
+    "NodeState",
+    "full_key",
+    "running",
+]
 
 _log = logging.getLogger("meshcache.node")
 
@@ -66,8 +75,8 @@ class Explanation(NamedTuple):
     """Where a key lives and what would happen to a read of it now.
 
     `tier` is "host" or "peer" when the key is stored, and "fill" when it would have
-    to be loaded. `age` and `ttl` are seconds; `ttl` None means that it never expires.
-    Age goes by the owner's wall clock.
+    to be loaded. `age` and `ttl` are seconds; `ttl` None means that it never expires,
+    and a negative one that it is stale. Age goes by the owner's wall clock.
     """
 
     cache: str
@@ -106,6 +115,9 @@ class Node:
     Raises:
         ConfigError: a setting is unknown or out of its bounds.
     """
+
+    make_runtime: Callable[[Config, Callable[[Told], None]], Runtime] = Runtime
+    """What it runs on; `meshcache.testing` has one without threads and sockets."""
 
     def __init__(self, **settings: Unpack[Keywords]) -> None:
         self.config: Final = Config.load(os.environ, **settings)
@@ -162,7 +174,7 @@ class Node:
         if self._forked:
             self._forked = False
             _log.info("started anew in process %d, after a fork", os.getpid())
-        runtime = Runtime(self.config, self._heard)
+        runtime = self.make_runtime(self.config, self._heard)
         for loader in self._loaders.values():
             runtime.register(loader)
         self._runtime = runtime
@@ -188,6 +200,12 @@ class Node:
         if runtime is not None and not runtime.stop(timeout):
             _log.warning("%r: a thread did not end within %s s", self, timeout)
         self._events.rest(until=end)
+
+    def renew(self, timeout: float = STOP_TIMEOUT) -> None:
+        """Stop this node, and let its next use start it again, as a new member."""
+        self.stop(timeout)
+        with self._lock:
+            self._stopped = False
 
     def __enter__(self) -> Self:
         return self.start()
@@ -326,7 +344,8 @@ class Node:
         """Return every counter of this node, nested by part.
 
         `reads` has the reads of this process by the tier that answered, `raised` those
-        that ended with a loader's error, `loads` how often a loader ran here;
+        that ended with a loader's error, `stale` those that were given an old value,
+        `loads` how often a loader ran here;
         docs/reference/metrics.md explains each.
         """
         runtime = self._runtime
@@ -335,12 +354,13 @@ class Node:
             counted = [tally.reader()() for tally in self._tallies]
         counted.append(self._counted)
         reads = {tier: sum(c[tier] for c in counted) for tier in TIERS}
-        loads, raised = (sum(c[what] for c in counted) for what in OTHERS)
+        loads, raised, stale = (sum(c[what] for c in counted) for what in OTHERS)
         return {
             "state": self.state.value,
             "reads": reads,
             "loads": loads,
             "raised": raised,
+            "stale": stale,
             "events": self._events.stats(),
             **parts,
         }
@@ -369,6 +389,29 @@ class Node:
             # Under the lock, or a stop at this moment would be overwritten.
             region.rebind(runtime)
             return runtime
+
+    def release(self) -> list[Attached]:
+        """Let go of all caches: each asks at its next use which node to use."""
+        with self._lock:
+            attached = list(self._attached)
+            self._attached.clear()
+            for region in attached:
+                region.rebind(None)
+        return attached
+
+    def count_anew(self, regions: Iterable[Attached]) -> None:
+        """Leave out of `stats` what *regions* have counted on other nodes."""
+        with self._lock:
+            for region in regions:
+                self._count(region.tally)
+                for tier, number in region.tally.reader()().items():
+                    self._counted[tier] -= number
+
+    def catch_up(self) -> None:
+        """Do what is due by now, if this node runs: time has been moved."""
+        runtime = self._runtime
+        if runtime is not None:
+            runtime.catch_up()
 
     def _count(self, tally: Tally) -> None:
         """Have what *tally* counts show up in `stats`, also when it is gone."""
@@ -417,6 +460,13 @@ def _on_host(runtime: Runtime, full: bytes, hashed: int) -> Got | None:
     return Got(entry.value, entry.expires, entry.version, Tier.HOST, None)
 
 
+def _fresh_until(got: Got) -> float:
+    try:
+        return unwrap(got.value).fresh_until(got.expires)
+    except SerializationError:
+        return got.expires
+
+
 def _explain(
     cache: str, key: object, owner: Member | None, hashed: int, got: Got | None
 ) -> Explanation:
@@ -427,7 +477,8 @@ def _explain(
         )
     written_ms = got.version >> 16
     age = max(0.0, time_ns() / 1e9 - written_ms / 1000)
-    ttl = None if got.expires == float("inf") else got.expires - monotonic()
+    until = _fresh_until(got)
+    ttl = None if until == NEVER else until - monotonic()
     return Explanation(
         cache,
         key,
@@ -444,6 +495,11 @@ def _explain(
 
 # Nodes that run, kept alive by that: one that nobody holds any more still is a member.
 _running: set[Node] = set()
+
+
+def running() -> list[Node]:
+    """Return the nodes of this process that run."""
+    return list(_running)
 
 
 @atexit.register

@@ -1,9 +1,9 @@
-"""A region of the cluster's memory: how its reads, loads and writes go.
+"""A region of the cluster's memory: its names and times, and how its reads go.
 
 Each operation is a generator of steps (`runtime.steps`), so that `Cache` and memoized
 functions can offer it sync and async without a second copy. A read goes near (this
-process's decoded objects), then host (this node's own range), then to the owner; a
-load is what is left.
+process's decoded objects), then host (this node's own range), then to the owner. How
+what is missing is loaded is in `loads`, how what is there is changed in `changes`.
 
 The runtime is an argument: the node may be stopped by another thread at any time, and
 an operation ends with the runtime it began with.
@@ -12,89 +12,76 @@ an operation ends with the runtime it began with.
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from itertools import count
 from sys import intern
 from typing import Any, Final, NamedTuple, TypeAlias, final
 
 from meshcache import default
-from meshcache.answers import checked, not_kept, unreached
 from meshcache.answers import found as found_in
-from meshcache.answers import results as results_in
-from meshcache.clock import NEVER, monotonic
+from meshcache.bypass import bypassed, bypassing
+from meshcache.clock import monotonic
+from meshcache.codec.envelope import MARK, Envelope, Kind, tag_hash, unwrap
+from meshcache.codec.fields import MAX_TAGS, NO_EXPIRY
 from meshcache.codec.keys import encode_key
-from meshcache.codec.messages import NO_EXPIRY, Item, Verb
+from meshcache.codec.messages import Item
 from meshcache.codec.values import BytesCodec, Codec, JsonCodec, MsgpackCodec
 from meshcache.config import Config
-from meshcache.engine.ops import (
-    ClearCache,
-    Deliver,
-    Drop,
-    GetKeys,
-    Got,
-    Granted,
-    LoadKey,
-    Raised,
-    TimedOut,
-    Unreached,
-    WriteKeys,
-    WriteResult,
-)
+from meshcache.engine.ops import Failure, GetKeys, Got, Tier
 from meshcache.errors import (
     ConfigError,
     KeyRefused,
-    LoadTimeout,
-    NodeClosed,
-    RecursiveLoad,
     SerializationError,
     ValueTooLarge,
 )
+from meshcache.freshness import EARLIEST, PLAIN, Age, Freshness, Recipe
 from meshcache.hashing import bucket_of, key_hash, partition_of
 from meshcache.model import MISSING, Unset
-from meshcache.node import Node, NodeState
-from meshcache.runtime.chain import MAX_DEPTH
-from meshcache.runtime.failures import error_of, failure_of
-from meshcache.runtime.loaders import Loader
+from meshcache.node import Node
+from meshcache.runtime.failures import packed, unpacked
+from meshcache.runtime.loaders import Loaded, Loader
 from meshcache.runtime.runtime import Runtime
-from meshcache.runtime.steps import Answer, RunHere, Steps
+from meshcache.runtime.steps import Answer, Steps
 from meshcache.runtime.tally import Tally
 from meshcache.store.generations import Stamp
 from meshcache.store.near import VISITED_MAX, NearEntry, NearShelf
 from meshcache.times import Ttl, checked_ttl
 
-__all__ = ["MAX_KEY", "Home", "Region", "Wanted"]
+__all__ = ["MAX_KEY", "Held", "Home", "Region"]
 
 Home: TypeAlias = Node | Callable[[], Node] | None
 """The node of a region: itself, a callable that returns it, or None, the default."""
 
 MAX_KEY: Final = 65_536
 MAX_NAME: Final = 1000
-ALONE_TIMEOUT: Final = 3600.0
-"""Seconds for an awaitable loader where there is no node, and so no setting."""
 
 # Exact `str` and `int` keys are their own near keys; all others go by their encoding,
 # which is bytes and so equals neither. (`True == 1 == 1.0` must not meet in a dict.)
 _PLAIN: Final = frozenset({str, int})
 
 _ids: Final = count(1)
+_FRESH: Final = frozenset({Age.FRESH, Age.EARLY})
 
 
-class Wanted(NamedTuple):
-    """A value that shall be loaded if nobody has it.
+class Held(NamedTuple):
+    """What was found of a key, decoded, and what it may be used for.
 
     Attributes:
-        near_key: under which it is kept near.
-        op: what to ask the engine; a timeout of 0 is the node's setting.
-        loader: run here if this caller is the one to load.
-        ttl: for what it brings.
-        errors: classes of errors raised elsewhere that may be raised here, by name.
+        value: what is stored; nothing of use where there is a *failure*.
+        age: how old it is for this region.
+        got: where it was found, in which version and until when it is stored.
+        failure: the error that is remembered in place of a value.
     """
 
-    near_key: object
-    op: LoadKey
-    loader: Callable[[], Any]
-    ttl: Ttl
-    errors: Mapping[str, type[Exception]]
+    value: Any
+    age: Age
+    got: Got
+    failure: Failure | None = None
+
+    @property
+    def fresh(self) -> bool:
+        """Whether it is a value whose ttl is not over."""
+        return self.failure is None and self.age in _FRESH
 
 
 @final
@@ -111,6 +98,7 @@ class Region:
         jitter: float,
         copy: bool,
         home: Home,
+        freshness: Freshness = PLAIN,
     ) -> None:
         self.name: Final = name
         self.codec: Final = codec
@@ -118,6 +106,8 @@ class Region:
         self.near_ttl: Final = near_ttl
         self.jitter: Final = jitter
         self.copy: Final = copy
+        self.freshness: Final = freshness
+        self._keep_ms: Final = freshness.keep_ms
         self.id: Final = _identity(name, codec, near_ttl, copy=copy)
         self.tally: Final = Tally()
         self.runtime: Runtime | None = None
@@ -131,7 +121,7 @@ class Region:
         self._random = random.Random()
         self._loader: Loader | None = None
 
-    def part(self, name: str) -> Region:
+    def part(self, name: str, freshness: Freshness = PLAIN) -> Region:
         """Return a region of its own within this one: cleared with it, and by itself.
 
         Raises:
@@ -150,6 +140,7 @@ class Region:
             jitter=self.jitter,
             copy=self.copy,
             home=self._home,
+            freshness=freshness,
         )
 
     # --- the node ----------------------------------------------------------------
@@ -163,6 +154,13 @@ class Region:
         return default.node() if home is None else home()
 
     def bind(self) -> Runtime | None:
+        """Return the runtime to read and load by; None if that shall do without."""
+        runtime = self.runtime
+        if runtime is None and not bypassed():
+            runtime = self.attached()
+        return runtime
+
+    def attached(self) -> Runtime | None:
         """Return the running node's runtime; None if it is stopped or disabled."""
         runtime = self.runtime
         if runtime is None:
@@ -175,10 +173,15 @@ class Region:
     def rebind(self, runtime: Runtime | None) -> None:
         """Use *runtime* from now on; None is to ask the node at the next use."""
         self.runtime = runtime
-        shelf = NearShelf(self.id) if runtime is None else runtime.near.shelf(self.id)
-        self._shelf = shelf
-        self.entries = shelf.entries
-        self._keeps = 0.0 if runtime is None else self._near_seconds(runtime.config)
+        if runtime is None:
+            self._shelf, self.entries = NearShelf(self.id), {}
+            return
+        self._shelf = runtime.near.shelf(self.id)
+        self.entries = self._shelf.entries
+        self._keeps = self._near_seconds(runtime.config)
+        if bypassing(self):
+            # All take the long way then, which asks.
+            self.runtime, self.entries = None, {}
 
     def _near_seconds(self, config: Config) -> float:
         """Return for how long this process may keep what it reads; 0 for not at all."""
@@ -241,7 +244,16 @@ class Region:
         found = get(full, hashed, now)
         if found is None:
             return MISSING
-        encoded, _, expires = found
+        encoded, version, expires = found
+        if encoded.startswith(MARK):
+            stamp = Stamp(tenure, bucket, generation)
+            got = Got(encoded, expires, version, Tier.HOST, stamp)
+            # What is old, or may be loaded anew, is for the long way to think about.
+            held = self.judge(runtime, near_key, got, EARLIEST, hashed)
+            if held is None or held.failure is not None or held.age is not Age.FRESH:
+                return MISSING
+            self.tally.host()
+            return held.value
         # Another version of the application may have stored it, with another codec.
         try:
             value = self.codec.decode(encoded)
@@ -278,60 +290,118 @@ class Region:
         """Return what stands for *key* in the near cache of this region."""
         return key if type(key) in _PLAIN else encode_key(key)
 
-    def host(self, runtime: Runtime, near_key: object, full: bytes, hashed: int) -> Any:
-        """Return what an arena of this host holds, decoded, or MISSING."""
-        return self._host(runtime, near_key, full, hashed, monotonic())
+    def find(
+        self, runtime: Runtime, near_key: object, full: bytes, hashed: int
+    ) -> Held | None:
+        """Return what an arena of this host holds, whatever its age."""
+        tenure = runtime.tenures[partition_of(hashed)]
+        get = tenure.get
+        if get is None:
+            return None
+        stamp = tenure.stamp(bucket_of(hashed))  # Before the read: see `Stamp`.
+        found = get(full, hashed, monotonic())
+        if found is None:
+            return None
+        encoded, version, expires = found
+        got = Got(encoded, expires, version, Tier.HOST, stamp)
+        return self.judge(runtime, near_key, got, hashed=hashed)
 
-    def take(self, runtime: Runtime, near_key: object, got: Got) -> Any:
-        """Decode, count and keep near what was found, or return MISSING."""
-        # Another version of the application may have stored it, with another codec.
+    def judge(
+        self,
+        runtime: Runtime,
+        near_key: object,
+        got: Got,
+        chance: float | None = None,
+        hashed: int | None = None,
+    ) -> Held | None:
+        """Decode what was found, and keep it near if it is fresh.
+
+        Args:
+            runtime: to keep it in.
+            near_key: to keep it under.
+            got: what was found.
+            chance: as in `Freshness.age`; None draws one.
+            hashed: of a key that can be read in this host's memory: such are kept
+                near only when they are asked for more than once.
+
+        Returns:
+            None if it cannot be read: another version of the application may have
+            stored it, with another codec.
+        """
+        drawn = self._random.random() if chance is None else chance
+        now = monotonic()
         try:
-            value = self.codec.decode(got.value)
+            envelope = unwrap(got.value)
+            age = self.freshness.age(envelope, got.expires, now, drawn)
+            if envelope.kind is Kind.ERROR:
+                return Held(None, age, got, unpacked(envelope.body))
+            value = self.codec.decode(envelope.body)
         except SerializationError:
-            return MISSING
-        self._keep(runtime, near_key, value, got)
-        self.tally.at(got.tier.value)
-        return value
+            return None
+        if age is Age.FRESH and (hashed is None or runtime.near.admits(hashed)):
+            # Only in an arena does a version tell when the value was stored.
+            version = 0 if hashed is None else got.version
+            self.keep(runtime, near_key, value, got, envelope, version=version)
+        return Held(value, age, got)
 
-    def _keep(
-        self, runtime: Runtime, near_key: object, value: object, got: Got
+    def keep(
+        self,
+        runtime: Runtime,
+        near_key: object,
+        value: object,
+        got: Got,
+        envelope: Envelope,
+        *,
+        version: int = 0,
     ) -> None:
-        if got.stamp is None:
+        """Keep a fresh value near, as long as it may be given unasked.
+
+        One with tags falls with each of them; see `Stamp.tagged` for *version*.
+        """
+        stamp = got.stamp
+        if stamp is not None and envelope.tags:
+            stamp = stamp.tagged(envelope.tags, version)
+        if stamp is None or not self._keeps:
             return
-        if self._keeps:
-            now = monotonic()
-            runtime.near.put(
-                near_key,
-                got.value if self.copy else value,
-                expires=min(got.expires, now + self._keeps),
-                stamp=got.stamp,
-                weight=len(got.value),
-                now=now,
-                shelf=self._shelf,
-            )
+        now = monotonic()
+        until = self.freshness.near_until(envelope, got.expires, now)
+        runtime.near.put(
+            near_key,
+            envelope.body if self.copy else value,
+            expires=min(until, now + self._keeps),
+            stamp=stamp,
+            weight=len(got.value),
+            now=now,
+            shelf=self._shelf,
+        )
 
     def get(self, runtime: Runtime | None, key: object, missing: Any) -> Steps[Any]:
         """Return the value of *key*, else *missing*."""
         full, hashed = self.full(runtime, key)
         near_key = self.near_key(key)
-        value = yield from self.look_up(runtime, near_key, full, hashed)
-        return missing if value is MISSING else value
+        held = yield from self.look_up(runtime, near_key, full, hashed)
+        return missing if held is None or not held.fresh else held.value
 
     def look_up(
         self, runtime: Runtime | None, near_key: object, full: bytes, hashed: int
-    ) -> Steps[Any]:
-        """Return the value of a key that is not near, else MISSING."""
-        value: Any = MISSING
+    ) -> Steps[Held | None]:
+        """Return what is stored of a key that is not near, counted as a read."""
+        held = None
         if runtime is not None:
-            value = self.host(runtime, near_key, full, hashed)
-            if value is not MISSING:
-                return value
-            answer: Answer = yield GetKeys(((full, hashed),))
-            got = found_in(answer, 1)[0]
-            value = MISSING if got is None else self.take(runtime, near_key, got)
-        if value is MISSING:
+            held = self.find(runtime, near_key, full, hashed)
+            if held is None:
+                answer: Answer = yield GetKeys(((full, hashed),))
+                got = found_in(answer, 1)[0]
+                held = None if got is None else self.judge(runtime, near_key, got)
+        self.count(held)
+        return held
+
+    def count(self, held: Held | None) -> None:
+        """Count a read by where its value was found."""
+        if held is None or not held.fresh:
             self.tally.miss()
-        return value
+        else:
+            self.tally.at(held.got.tier.value)
 
     def get_many(
         self, runtime: Runtime | None, keys: Sequence[object]
@@ -341,31 +411,29 @@ class Region:
         Raises:
             KeyRefused: two of them are two keys here and one in a dict.
         """
-        self._check_apart(keys)
+        self.check_apart(keys)
         values: dict[Any, Any] = {}
         asked: list[tuple[object, tuple[bytes, int]]] = []
         for key in keys:
-            full = self.full(runtime, key)
-            found = self.near(runtime, key)
-            if found is MISSING and runtime is not None:
-                found = self.host(runtime, self.near_key(key), *full)
+            found = self.local(runtime, key)
             if found is MISSING:
-                asked.append((key, full))
+                asked.append((key, self.full(runtime, key)))
             else:
                 values[key] = found
         if asked and runtime is not None:
             answer: Answer = yield GetKeys(tuple(full for _, full in asked))
             for (key, _), got in zip(asked, found_in(answer, len(asked)), strict=True):
-                if got is not None:
-                    found = self.take(runtime, self.near_key(key), got)
-                    if found is not MISSING:
-                        values[key] = found
+                near_key = self.near_key(key)
+                held = None if got is None else self.judge(runtime, near_key, got)
+                if held is not None and held.fresh:
+                    values[key] = held.value
+                    self.tally.at(held.got.tier.value)
         for key in keys:
             if key not in values:
                 self.tally.miss()
         return {key: values[key] for key in keys if key in values}
 
-    def _check_apart(self, keys: Sequence[object]) -> None:
+    def check_apart(self, keys: Sequence[object]) -> None:
         """Refuse `1` beside `True`: the dict that is returned has room for one."""
         known: dict[Any, tuple[object, object]] = {}
         for key in keys:
@@ -383,156 +451,12 @@ class Region:
         if runtime is None:
             return False
         get = runtime.tenures[partition_of(hashed)].get
-        if get is not None and get(full, hashed, monotonic()) is not None:
-            return True
+        found = None if get is None else get(full, hashed, monotonic())
+        if found is not None:
+            return _is_fresh(found.value, found.expires)
         answer: Answer = yield GetKeys(((full, hashed),))
-        return found_in(answer, 1)[0] is not None
-
-    # --- loading -----------------------------------------------------------------
-
-    def fill(self, runtime: Runtime | None, wanted: Wanted) -> Steps[Any]:
-        """Answer from the host, the owner or a load.
-
-        Raises:
-            LoadError, LoadTimeout, RecursiveLoad: see `Cache.get_or_load`.
-        """
-        ttl_ms = self.ttl_ms(wanted.ttl)
-        self._check_circle(wanted.op)
-        try:
-            return (yield from self._fill(runtime, wanted, ttl_ms))
-        except Exception:
-            self.tally.raised()
-            raise
-
-    def _fill(self, runtime: Runtime | None, wanted: Wanted, ttl_ms: int) -> Steps[Any]:
-        near_key, op, loader, _, errors = wanted
-        chain = (*op.chain, op.hashed)
-        if runtime is None:
-            alone = RunHere(loader, chain, op.timeout or ALONE_TIMEOUT)
-            return (yield from self._run_alone(alone))
-        found = self.host(runtime, near_key, op.key, op.hashed)
-        if found is not MISSING:
-            return found
-        timeout = op.timeout or runtime.config.load_timeout
-        step = RunHere(loader, chain, timeout)
-        answer: Answer = yield op._replace(timeout=timeout)
-        match answer.outcome:
-            case Got() as got:
-                value = self.take(runtime, near_key, got)
-                if value is not MISSING:
-                    return value
-            case Granted():
-                granted = self._run_granted(runtime, near_key, answer, step, ttl_ms)
-                return (yield from granted)
-            case Raised(failure):
-                raise error_of(failure, errors)
-            case TimedOut():
-                raise LoadTimeout(
-                    "LoadTimeout",
-                    f"no value for {op.key!r:.200} within {timeout} s; the loader may "
-                    "still be running; raise load_timeout= if it needs so long",
-                )
-        # Nobody could answer, or what came cannot be read: this caller loads alone.
-        return (yield from self._run_alone(step))
-
-    def _check_circle(self, op: LoadKey) -> None:
-        if op.hashed in op.chain or len(op.chain) >= MAX_DEPTH:
-            raise RecursiveLoad(
-                "RecursiveLoad",
-                f"a loader of {self.name!r} asked for the key it is loading, "
-                f"{op.key!r:.200}, and would wait for itself; have it compute the "
-                "value without asking the cache for the same key",
-            )
-
-    def _run_alone(self, step: RunHere) -> Steps[Any]:
-        """Run the loader for this caller only; nothing is stored."""
-        self.tally.load()
-        value = yield step
-        self.tally.local()
-        return value
-
-    def _run_granted(
-        self,
-        runtime: Runtime,
-        near_key: object,
-        answer: Answer,
-        step: RunHere,
-        ttl_ms: int,
-    ) -> Steps[Any]:
-        """Run the loader under the lease that was granted, and hand in its value."""
-        granted = answer.outcome
-        assert isinstance(granted, Granted)
-        self.tally.load()
-        try:
-            value = yield step
-            encoded = self.codec.encode(value)
-        except BaseException as error:
-            # A raised error is the answer to all who wait. A caller that was stopped
-            # (cancelled, interrupted, out of time) has none, and the next one loads.
-            stopped = isinstance(error, LoadTimeout) or not isinstance(error, Exception)
-            failure = None if stopped else failure_of(error)
-            runtime.tell(Drop(granted.lease, answer.ticket, failure))
-            raise
-        self.tally.at(granted.tier.value)
-        if len(encoded) > runtime.config.max_value_bytes:
-            # It cannot be shared, so whoever waits has to load it too.
-            runtime.tell(Drop(granted.lease, answer.ticket, None))
-            return value
-        runtime.tell(Deliver(granted.lease, encoded, ttl_ms))
-        if ttl_ms:
-            expires = NEVER if ttl_ms < 0 else monotonic() + ttl_ms / 1000
-            got = Got(encoded, expires, 0, granted.tier, granted.stamp)
-            self._keep(runtime, near_key, value, got)
-        return value
-
-    # --- writing -----------------------------------------------------------------
-
-    def write(
-        self, runtime: Runtime | None, verb: Verb, items: Sequence[Item]
-    ) -> Steps[tuple[WriteResult | Unreached, ...]]:
-        """Do one write of each item; return how each went, in order.
-
-        Raises:
-            NodeClosed: the node does not run.
-        """
-        if runtime is None:
-            self._check_disabled(verb.name.lower())
-            return tuple(not_kept(verb, item) for item in items)
-        hashed = tuple((item, key_hash(item.key)) for item in items)
-        answer: Answer = yield WriteKeys(verb, hashed)
-        return results_in(answer, len(items))
-
-    def write_one(
-        self, runtime: Runtime | None, verb: Verb, item: Item
-    ) -> Steps[WriteResult]:
-        """Do one write of one item, or raise what kept it from being done."""
-        if runtime is not None:
-            done = runtime.write_here(verb, item, key_hash(item.key))
-            if done is not None:
-                return checked(item, done)
-        results = yield from self.write(runtime, verb, [item])
-        return checked(item, results[0])
-
-    def clear(self, runtime: Runtime | None) -> Steps[None]:
-        """Forget the region and its parts, on every member.
-
-        Raises:
-            PeerUnavailable, PeerTimeout: some member was not reached.
-        """
-        if runtime is None:
-            self._check_disabled("clear")
-            return
-        answer: Answer = yield ClearCache(self.name)
-        results = results_in(answer, 1)
-        missed = [r for r in results if isinstance(r, Unreached)]
-        if missed:
-            where = ", ".join(r.address for r in missed)
-            raise unreached(f"clear of {self.name!r} at {where}", missed[0])
-
-    def _check_disabled(self, what: str) -> None:
-        """Raise, unless there is no node because none is wanted."""
-        if self.node.state is not NodeState.DISABLED:
-            raise NodeClosed(f"{what} in {self.name!r}: {self.node!r} does not run")
+        got = found_in(answer, 1)[0]
+        return got is not None and _is_fresh(got.value, got.expires)
 
     # --- keys, values, times -----------------------------------------------------
 
@@ -572,6 +496,58 @@ class Region:
             "less under one key"
         )
 
+    def sealed(
+        self, body: bytes, ttl: Ttl, tags: tuple[int, ...] = (), cost: float = 0.0
+    ) -> Loaded:
+        """Return what is stored of a value's bytes, and for how long.
+
+        Args:
+            body: the codec's bytes.
+            ttl: seconds for which they are fresh.
+            tags: the hashes of its tags.
+            cost: seconds that its load took.
+
+        Raises:
+            ConfigError: the ttl is negative, or no number.
+        """
+        ttl_ms = self.ttl_ms(ttl)
+        keep_ms = self._keep_ms if ttl_ms > 0 else 0
+        if not (keep_ms or tags or cost) and not body.startswith(MARK):
+            return Loaded(body, ttl_ms)
+        envelope = Envelope(body, keep_ms, int(cost * 1000), tags)
+        return Loaded(envelope.wrap(), ttl_ms + keep_ms)
+
+    def brewed(self, value: object, recipe: Recipe, cost: float) -> Loaded:
+        """Return what is stored of what a load brought after *cost* seconds.
+
+        Raises:
+            SerializationError: the value would not come back the same.
+            ConfigError: its ttl is negative, or no number.
+        """
+        body = self.codec.encode(value)
+        paid = cost if self.freshness.early else 0.0
+        return self.sealed(body, recipe.ttl_of(value), recipe.tags, paid)
+
+    def remembered(self, failure: Failure, recipe: Recipe) -> Loaded:
+        """Return what is stored of an error that a load ended with."""
+        ttl_ms = self.ttl_ms(recipe.error_ttl)
+        envelope = Envelope(packed(failure), tags=recipe.tags, kind=Kind.ERROR)
+        return Loaded(envelope.wrap(), ttl_ms)
+
+    def tag_hashes(self, tags: str | Iterable[str]) -> tuple[int, ...]:
+        """Return what stands for *tags* in this cache, each once, in order.
+
+        Raises:
+            ConfigError: one is no text, or there are too many.
+        """
+        names = sorted({tags} if isinstance(tags, str) else set(tags))
+        for name in names:
+            if type(name) is not str or not name:
+                raise ConfigError(f"tags: {name!r} is no tag; a tag is a word of text")
+        if len(names) > MAX_TAGS:
+            raise ConfigError(f"{len(names)} tags are over the {MAX_TAGS} of one value")
+        return tuple(tag_hash(self.name, name) for name in names)
+
     def ttl_ms(self, ttl: Ttl) -> int:
         """Return a ttl in the wire's milliseconds, with the region's jitter taken off.
 
@@ -585,6 +561,16 @@ class Region:
             return 0
         less = self._random.random() * self.jitter
         return max(1, int(seconds * (1 - less) * 1000))
+
+
+def _is_fresh(stored: bytes, expires: float) -> bool:
+    """Return whether what is stored is a value whose ttl is not over."""
+    try:
+        envelope = unwrap(stored)
+    except SerializationError:
+        return False
+    fresh = monotonic() < envelope.fresh_until(expires)
+    return fresh and envelope.kind is Kind.VALUE
 
 
 def _identity(name: str, codec: Codec, near_ttl: float | None, *, copy: bool) -> str:

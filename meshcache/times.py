@@ -31,8 +31,8 @@ def checked_ttl(ttl: object, what: str) -> float | None:
     return float(ttl)
 
 
-def checked_timeout(timeout: object) -> float:
-    """Return a load_timeout in seconds, or 0 for the node's setting.
+def checked_timeout(timeout: object, what: str = "load_timeout") -> float:
+    """Return a time to wait in seconds, or 0 for the node's setting.
 
     Raises:
         ConfigError: it is not positive, not finite, over a day, or no number.
@@ -45,7 +45,7 @@ def checked_timeout(timeout: object) -> float:
         or not 0 < timeout <= MAX_LOAD_TIMEOUT
     ):
         raise ConfigError(
-            f"load_timeout={timeout!r} is no number of seconds above 0, up to "
+            f"{what}={timeout!r} is no number of seconds above 0, up to "
             f"{MAX_LOAD_TIMEOUT:g}; None is the node's setting"
         )
     return float(timeout)

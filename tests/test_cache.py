@@ -8,7 +8,7 @@ import threading
 from datetime import UTC, datetime
 from decimal import Decimal
 from functools import partial
-from inspect import iscoroutinefunction, isfunction, signature
+from inspect import getmembers, iscoroutinefunction, isfunction, signature
 from typing import Any, NamedTuple
 
 import pytest
@@ -29,6 +29,7 @@ from meshcache import (
     SerializationError,
     ValueTooLarge,
 )
+from meshcache.runtime.driver import IN_VAIN_MAX
 
 ANYTHING = [None, 0, False, "", b"", [], {}, (), {1, 2}, Decimal("1.0"), 2**200, "x"]
 DIFFERENT = [1, True, 1.0, "1", b"1", (1,), None, "None", 0, False, 0.0, -0.0, ""]
@@ -355,7 +356,7 @@ def test_keys_of_different_types_never_meet(spot, do):
 def test_a_key_without_stable_encoding_is_refused_by_name(
     cache, do, operation, arguments
 ):
-    for key in (object(), lambda: 0, [object()], float, {1: [object()]}):
+    for key in (object(), lambda: 0, [object()], {1: [object()]}):
         with pytest.raises(KeyRefused, match="key"):
             do(cache, operation, key, *arguments)
 
@@ -561,12 +562,13 @@ def test_the_owner_reads_what_another_wrote_at_once(pair, name, do, owned_by):
 
 
 @pytest.mark.parametrize("act", ["get", "set"])
-def test_a_thread_at_work_gives_way_to_a_sibling_that_has_rung(solo, name, act):
+def test_a_bell_that_nobody_stands_behind_is_not_heard_for_ever(solo, name, act):
     cache = solo.cache(name, near_ttl=0)
     cache.set("k", 1)
     bell = cache.region.runtime.engine.store.bell
     bell[0] = 1
-    (cache.get if act == "get" else partial(cache.set, value=2))("k")
+    for _ in range(2 * IN_VAIN_MAX):
+        (cache.get if act == "get" else partial(cache.set, value=2))("k")
 
     assert 0 == bell[0]
 
@@ -1229,11 +1231,11 @@ def test_a_stop_lets_those_who_wait_load_for_themselves(node, together, until):
 def test_every_operation_has_a_twin_of_the_same_signature():
     operations = {
         name: member
-        for name, member in vars(Cache).items()
-        if isfunction(member) and not name.startswith("_")
+        for name, member in getmembers(Cache, isfunction)
+        if not name.startswith("_")
     }
     twins = {n for n, member in operations.items() if iscoroutinefunction(member)}
-    plain = set(operations) - twins - {"memoize"}
+    plain = set(operations) - twins - {"memoize", "memoize_many"}
 
     assert {f"a{name}" for name in plain} | {"acontains"} == twins
     for name in plain:

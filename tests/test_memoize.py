@@ -396,12 +396,6 @@ def test_class_and_static_methods_wrap_the_memoized_function(cache):
     ]
 
 
-@pytest.mark.parametrize("wrap", [classmethod, staticmethod])
-def test_the_other_order_says_what_to_do(cache, wrap):
-    with pytest.raises(ConfigError, match=f"put @{wrap.__name__} above @memoize"):
-        cache.memoize(wrap(module_level))
-
-
 # --- what cannot be memoized -----------------------------------------------------
 
 
@@ -460,6 +454,25 @@ def test_a_name_is_printable_text_of_bounded_length(cache, text):
 def test_an_option_out_of_bounds_is_refused_when_decorating(cache, options):
     with pytest.raises(ConfigError, match=next(iter(options))):
         cache.memoize(**options)(module_level)
+
+
+def test_an_object_that_is_called_is_of_the_kind_of_its_call(cache, runner):
+    class Later:
+        async def __call__(self, n):
+            return [n]
+
+    class Generator:
+        def __call__(self, n):
+            yield n
+
+    made = cache.memoize(name="f")(Later())
+
+    async def main():
+        return await made(7) is await made(7)
+
+    assert runner.run(main())
+    with pytest.raises(ConfigError, match="returns a list"):
+        cache.memoize(name="g")(Generator())
 
 
 def test_an_option_passed_as_the_function_says_so(cache):
@@ -782,6 +795,12 @@ def test_a_circle_through_two_functions_and_both_nodes_is_found(pair, name, unti
             n = here.number_of(owner, ends["ping"][0])
             with pytest.raises(RecursiveLoad):
                 function(n)
+
+
+def test_recursion_goes_deeper_than_a_message_can_say(mesh):
+    made, _ = mesh.memoize(lambda n: 0 if n == 0 else 1 + made(n - 1))
+
+    assert 100 == made(100)
 
 
 def test_recursion_over_other_arguments_is_no_circle(mesh, call):

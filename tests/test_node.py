@@ -19,6 +19,8 @@ PARTS = {
     "reads",
     "loads",
     "raised",
+    "stale",
+    "refreshes",
     "events",
     "store",
     "membership",

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from meshcache.codec.messages import NO_EXPIRY
+from meshcache.codec.fields import NO_EXPIRY
 from meshcache.codec.values import codec
 from meshcache.errors import ConfigError, ValueTooLarge
 from meshcache.model import UNSET

@@ -17,9 +17,15 @@ from typing import Final
 
 from meshcache.codec.values import MsgpackCodec
 from meshcache.engine.ops import Failure
-from meshcache.errors import LoadError, LoadTimeout, MeshCacheError, RecursiveLoad
+from meshcache.errors import (
+    LoadError,
+    LoadTimeout,
+    MeshCacheError,
+    RecursiveLoad,
+    SerializationError,
+)
 
-__all__ = ["BUILTIN", "error_of", "failure_of", "known"]
+__all__ = ["BUILTIN", "error_of", "failure_of", "known", "packed", "unpacked"]
 
 MAX_MESSAGE: Final = 4_096
 MAX_TRACEBACK: Final = 16_384
@@ -57,6 +63,23 @@ def failure_of(error: BaseException) -> Failure:
         text[-MAX_TRACEBACK:],
         _encoded(error.args),
     )
+
+
+def packed(failure: Failure) -> bytes:
+    """Return *failure* as bytes to store."""
+    return _codec.encode(tuple(failure))
+
+
+def unpacked(data: bytes) -> Failure:
+    """Return the failure whose bytes are *data*.
+
+    Raises:
+        SerializationError: they are not one's.
+    """
+    found = _codec.decode(data)
+    if isinstance(found, tuple) and [*map(type, found)] == [str, str, str, bytes]:
+        return Failure(*found)
+    raise SerializationError(f"{data[:40]!r} is no remembered error")
 
 
 def _message(error: BaseException) -> str:

@@ -15,14 +15,15 @@ import socket
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from threading import Condition
-from typing import Any, Final, final
+from typing import Any, Final
 from uuid import uuid4
 
 from meshcache.clock import monotonic, time_ns
+from meshcache.codec.frames import FrameCodec
 from meshcache.codec.messages import Item, Verb
 from meshcache.config import Config
 from meshcache.discovery.directory import Directory, Record
-from meshcache.engine.effects import Changed, Effect, Retabled
+from meshcache.engine.effects import Changed, Complete, Effect, Retabled
 from meshcache.engine.engine import Engine
 from meshcache.engine.ops import (
     Asked,
@@ -32,6 +33,7 @@ from meshcache.engine.ops import (
     Moved,
     Operation,
     Outcome,
+    Unreached,
     WriteKeys,
     WriteResult,
 )
@@ -42,18 +44,20 @@ from meshcache.model import Member, NodeId, State
 from meshcache.place import directory_path
 from meshcache.runtime.arenas import GRACE as BURIED
 from meshcache.runtime.arenas import Arenas
+from meshcache.runtime.background import Background
 from meshcache.runtime.driver import Driver, Told
 from meshcache.runtime.fork import close_inherited
 from meshcache.runtime.loaders import Loader, Loaders
 from meshcache.runtime.scout import Scout
+from meshcache.runtime.service import HostService
 from meshcache.runtime.threads import is_patched, start_thread
 from meshcache.runtime.tickets import AsyncTicket, SyncTicket
 from meshcache.runtime.wire import HostWire
 from meshcache.store.files import is_alive
 from meshcache.store.generations import Tenure
 from meshcache.store.near import Near
-from meshcache.transport import host
-from meshcache.transport.host import HostListener
+from meshcache.transport.host import SUPPORTED, HostListener
+from meshcache.transport.paths import sweep
 from meshcache.transport.zeromq import ZmqTransport
 
 __all__ = ["Runtime"]
@@ -72,7 +76,6 @@ _log = logging.getLogger("meshcache.members")
 _wire_log = logging.getLogger("meshcache.transport")
 
 
-@final
 class Runtime:
     """A node that runs. Thread-safe, except where a method says otherwise.
 
@@ -83,6 +86,7 @@ class Runtime:
     def __init__(self, config: Config, told: Callable[[Told], None]) -> None:
         self.config = config
         self.near = Near(config.near_entries, config.near_bytes)
+        self.background = Background(config)
         self.news = Condition()
         self._told = told
         self._startup: BaseException | None = None
@@ -94,15 +98,20 @@ class Runtime:
         self._transport: ZmqTransport
         self._engine: Engine
         self._host: HostListener | None = None
+        self._join_host: Callable[[float], bool] | None = None
         self._wire: HostWire | None = None
         self._members: tuple[Member, ...] = ()
         self.tenures: list[Tenure] = []
         self.bell: Sequence[int] = (0,)
         self._driver: Driver
-        self._join = start_thread("io", self._body)
+        self._join = self._spawn()
         self._await_start()
 
     # --- starting ----------------------------------------------------------------
+
+    def _spawn(self) -> Callable[[float], bool]:
+        """Start what drives the engine; return a function that waits for its end."""
+        return start_thread("io", self._body)
 
     def _await_start(self) -> None:
         with self.news:
@@ -131,6 +140,7 @@ class Runtime:
             self._started = self._startup is None
             self.news.notify_all()
         if self._started:
+            self._serve_siblings()
             self._driver.run()
         else:
             self._undo()  # It took too long, and nobody waits for it any more.
@@ -204,6 +214,12 @@ class Runtime:
             _wire_log.warning("siblings write to this node by ZeroMQ only: %s", error)
             return None
 
+    def _serve_siblings(self) -> None:
+        if self._host is not None:
+            frames = FrameCodec(self.config.cluster)
+            service = HostService(self._host, self._engine, self._driver, frames)
+            self._join_host = start_thread("host", service.run)
+
     def _open_wire(self) -> HostWire | None:
         if not _has_wire(self.config):
             return None
@@ -218,7 +234,7 @@ class Runtime:
 
     def _sweep_host(self) -> None:
         directory = self._arenas.path
-        host.sweep(directory, lambda node_id: is_alive(directory, node_id))
+        sweep(directory, lambda node_id: is_alive(directory, node_id))
 
     # --- what the edges find out -------------------------------------------------
 
@@ -310,6 +326,7 @@ class Runtime:
                 "errors": self._driver.errors,
                 "discovery_failures": self._scout.failures,
             },
+            "refreshes": self.background.stats(),
             "host_wire": {} if self._wire is None else self._wire.stats(),
         }
 
@@ -369,15 +386,25 @@ class Runtime:
             self.give_way()
         result = engine.owner.direct(verb, item, hashed, monotonic())
         if result is not None and engine.readers and moves(verb, result):
-            self.tell(Moved(bucket_of(hashed)))
+            self._driver.note(Moved(bucket_of(hashed)))
         return result
+
+    def write_now(
+        self, verb: Verb, item: Item, hashed: int
+    ) -> WriteResult | Unreached | None:
+        """Do one write on this thread, here or by the wire; None if neither will do.
+
+        It waits for a sibling, so it is not for tasks.
+        """
+        if self.owns(hashed):
+            return self.write_here(verb, item, hashed)
+        return None if self._wire is None else self._wire.write_one(verb, item, hashed)
 
     def give_way(self) -> None:
         """Let a sibling that has rung have its answer before this thread goes on.
 
         Called in the course of reads and writes, by whoever finds `bell` rung.
         """
-        self._engine.store.bell[0] = 0
         self._driver.give_way()
 
     def tell(self, operation: Operation) -> None:
@@ -388,6 +415,19 @@ class Runtime:
         """Let other nodes have *loader* run here."""
         self.tell(self._loaders.register(loader))
 
+    def catch_up(self) -> None:
+        """Have done what is due by now, and wait for that: time has been moved."""
+        done = SyncTicket()
+
+        def tell(_engine: Engine, _now: float) -> list[Effect]:
+            return [Complete(done, Closed())]
+
+        # The second time for what the first has put on the agenda.
+        for post in (Engine.tick, Engine.tick, tell):
+            self._driver.post(post)
+        if not self.closed:
+            done.wait(GRACE)
+
     # --- ending ------------------------------------------------------------------
 
     def stop(self, timeout: float) -> bool:
@@ -397,8 +437,11 @@ class Runtime:
         if self._wire is not None:
             self._wire.close()
         self._loaders.close()
+        self.background.close()
         looking = self._scout.stop(timeout)
         ended = self._join(max(0.0, end - monotonic()))
+        if ended and self._join_host is not None:
+            ended = self._join_host(max(0.0, end - monotonic()))
         if ended:
             # A thread that did not end may still write. Its arena is an orphan when
             # this process is no more.
@@ -427,7 +470,7 @@ def _has_wire(config: Config) -> bool:
 
     Not in a greenlet, where waiting for a socket is the hub's.
     """
-    return config.host_lane and host.SUPPORTED and not is_patched("socket")
+    return config.host_lane and SUPPORTED and not is_patched("socket")
 
 
 def _log_change(me: Member, change: Changed) -> None:

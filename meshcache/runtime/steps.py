@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Generator
 from inspect import isawaitable, iscoroutine, iscoroutinefunction
-from typing import Any, NamedTuple, TypeAlias, TypeVar
+from typing import Any, Final, NamedTuple, TypeAlias, TypeVar
 
 from meshcache.engine.ops import Asked, Outcome
 from meshcache.errors import LoadTimeout
@@ -19,7 +19,7 @@ from meshcache.runtime.chain import loading
 from meshcache.runtime.runtime import Runtime
 from meshcache.runtime.tickets import Ticket
 
-__all__ = ["Answer", "RunHere", "Step", "Steps", "arun", "run"]
+__all__ = ["STILL", "Answer", "Behind", "RunHere", "Step", "Steps", "arun", "run"]
 
 Result = TypeVar("Result")
 
@@ -35,15 +35,32 @@ class RunHere(NamedTuple):
     """Run *loader* in the caller's own context, as the load of the chain's last key.
 
     An awaitable that takes longer than *timeout* seconds is cancelled; a plain
-    function cannot be.
+    function cannot be. The seconds that the caller has *waited* for its turn are taken
+    off: its lease is over with its time.
     """
 
     loader: Callable[[], Any]
     chain: tuple[int, ...]
     timeout: float
+    waited: float = 0.0
 
 
-Step: TypeAlias = Asked | RunHere
+class Behind(NamedTuple):
+    """Do *steps* as the refresh of *key*, and wait *patience* seconds for their end.
+
+    Sent back: what they return; `STILL` if they have not ended by then, or were not
+    begun because there is no room for them.
+    """
+
+    key: bytes
+    steps: Callable[[], Generator[Any, Any, Any]]
+    patience: float
+
+
+STILL: Final = object()
+"""What a `Behind` answers that has not ended."""
+
+Step: TypeAlias = Asked | RunHere | Behind
 Steps: TypeAlias = Generator[Step, Any, Result]
 
 
@@ -86,7 +103,21 @@ def _do(runtime: Runtime | None, step: Step) -> Any:
             raise _is_async(step.loader)
         return value
     assert runtime is not None
+    if isinstance(step, Behind):
+        return _behind(runtime, step)
     return Answer(*runtime.ask(step))
+
+
+def _behind(runtime: Runtime, step: Behind) -> Any:
+    ended = runtime.background.start(step.key, lambda: run(runtime, step.steps()))
+    if ended is None or not step.patience:
+        return STILL
+    try:
+        return ended.result(step.patience)
+    except TimeoutError:
+        if ended.done():
+            raise
+        return STILL
 
 
 def _is_async(loader: Callable[[], Any]) -> TypeError:
@@ -117,12 +148,32 @@ async def _ado(runtime: Runtime | None, step: Step) -> Any:
         with loading(step.chain):
             return await _load_within(step)
     assert runtime is not None
+    if isinstance(step, Behind):
+        return await _abehind(runtime, step)
     return Answer(*await runtime.aask(step))
+
+
+async def _abehind(runtime: Runtime, step: Behind) -> Any:
+    background = runtime.background
+    ended = background.start_task(step.key, lambda: arun(runtime, step.steps()))
+    if ended is None or not step.patience:
+        return STILL
+    # Not by `wait_for`: what is given up here goes on for others.
+    waiting = asyncio.wrap_future(ended)
+    waiting.add_done_callback(_seen)
+    done, _ = await asyncio.wait([waiting], timeout=step.patience)
+    return done.pop().result() if done else STILL
+
+
+def _seen(waiting: asyncio.Future[object]) -> None:
+    """Take note of an error that nobody waits for any more: it was told elsewhere."""
+    if not waiting.cancelled():
+        waiting.exception()
 
 
 async def _load_within(step: RunHere) -> Any:
     try:
-        async with asyncio.timeout(step.timeout) as limit:
+        async with asyncio.timeout(step.timeout - step.waited) as limit:
             return await _load(step.loader)
     except TimeoutError:
         if not limit.expired():

@@ -9,12 +9,12 @@ from typing import Final, final
 __all__ = ["OTHERS", "TIERS", "Tally"]
 
 TIERS: Final = ("near", "host", "peer", "fill", "local", "miss")
-OTHERS: Final = ("load", "raised")
+OTHERS: Final = ("load", "raised", "stale")
 
 
 @final
 class Tally:
-    """One counter per tier, one for loads and one for reads that raised, to call.
+    """One counter per tier, and for loads, reads that raised and old values, to call.
 
     Thread-safe: no count is lost.
 
@@ -34,6 +34,7 @@ class Tally:
         "near",
         "peer",
         "raised",
+        "stale",
     )
 
     def __init__(self) -> None:
@@ -47,6 +48,7 @@ class Tally:
         self.miss = self._counts["miss"].__next__
         self.load = self._counts["load"].__next__
         self.raised = self._counts["raised"].__next__
+        self.stale = self._counts["stale"].__next__
 
     def at(self, tier: str) -> None:
         """Count a read that *tier* answered."""

@@ -22,7 +22,9 @@ from meshcache.testing.history import (
     stale_reads,
 )
 from meshcache.testing.invariants import InvariantBroken, Invariants
+from meshcache.testing.isolation import isolated
 from meshcache.testing.simulator import Happening, Machine, Seat, Simulator
+from meshcache.testing.timetravel import Time, time_travel
 from meshcache.transport.memory import Conditions, MemoryNetwork
 
 __all__ = [
@@ -39,10 +41,13 @@ __all__ = [
     "Seat",
     "Simulator",
     "Stale",
+    "Time",
     "Write",
+    "isolated",
     "not_linearizable",
     "plan",
     "run",
     "settling_bound",
     "stale_reads",
+    "time_travel",
 ]

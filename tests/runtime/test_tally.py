@@ -16,6 +16,7 @@ def test_each_counter_counts_for_itself():
     tally.near()
     tally.load()
     tally.raised()
+    tally.stale()
 
     expected = {tier: n for n, tier in enumerate(TIERS, 1)} | dict.fromkeys(OTHERS, 1)
     assert expected | {"near": 2} == tally.as_dict()
