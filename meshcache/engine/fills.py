@@ -26,6 +26,8 @@ from meshcache.codec.messages import (
     Leased,
     Load,
     NotOwner,
+    Reason,
+    Refused,
 )
 from meshcache.engine.calls import Answer, Calls
 from meshcache.engine.core import Core
@@ -42,7 +44,7 @@ from meshcache.engine.ops import (
 )
 from meshcache.engine.parties import Asking, Brought, Local, Upstream
 from meshcache.engine.peers import Peer
-from meshcache.fill.flight import Flight, Waiter
+from meshcache.fill.flight import Flight, Phase, Waiter
 from meshcache.model import NodeId
 
 __all__ = ["Fills", "recursive"]
@@ -161,7 +163,8 @@ class Fills:
                 tier = Tier.FILL if loaded else Tier.PEER
                 self._leases.finish(flight, Brought(value, ttl_ms, version, tier))
             case Leased(_, token, _):
-                flight.upstream = Upstream(asking.peer, token)
+                again = partial(self._ask_again, asking)
+                flight.upstream = Upstream(asking.peer, token, again)
                 self._leases.pass_on(flight)
             case Failed(_, type_name, message, traceback, args):
                 failure = Failure(type_name, message, traceback, args)
@@ -169,8 +172,27 @@ class Fills:
             case NotOwner(_, owner, _) if asking.hop == 0:
                 self._core.counters.not_owner_received += 1
                 self._redirect(asking, owner)
+            case Refused(_, Reason.TIMED_OUT) if self._has_time(asking):
+                self._ask_again(asking)
             case _:
                 self._without_owner(flight)
+
+    def _has_time(self, asking: Asking) -> bool:
+        """Whether somebody waits who has more time than was asked for."""
+        began = asking.deadline - self._core.config.request_timeout
+        ends = began + asking.op.timeout
+        return any(w.deadline > ends for w in asking.flight.waiters.values())
+
+    def _ask_again(self, asking: Asking) -> None:
+        """Ask the owner for those who still wait, with the time that they have left."""
+        core, flight = self._core, asking.flight
+        peer = core.peer_of(flight.hashed)
+        if flight.next_holder(core.now) is None or peer is None or not peer.usable:
+            self._without_owner(flight)
+            return
+        flight.phase = Phase.ASKING
+        rest = max(w.deadline for w in flight.waiters.values()) - core.now
+        self.ask_owner(flight, asking.op._replace(timeout=rest), peer)
 
     def _redirect(self, asking: Asking, owner: bytes) -> None:
         """Ask once more: where our table says now, else where the peer's does."""
@@ -199,7 +221,7 @@ class Fills:
         if flight is None:
             return
         if isinstance(flight.upstream, Upstream):
-            peer, token = flight.upstream
+            peer, token, _ = flight.upstream
             message = Fulfil(peer.member.epoch, token, op.value, op.ttl_ms)
             self._core.send(peer, message)
         self._leases.brought(flight, op.value, op.ttl_ms)

@@ -152,6 +152,8 @@ class Leases:
         if flight.holder is not None:
             core.counters.leases_passed += 1
             core.flights.release(flight)
+            if self._returned(flight):
+                return
         waiter = flight.next_holder(core.now)
         if waiter is not None:
             self.grant(flight, waiter)
@@ -159,6 +161,21 @@ class Leases:
         self.abandon_upstream(flight, None)
         for late in core.flights.close(flight):
             self._give_up(late.party)
+
+    def _returned(self, flight: Flight) -> bool:
+        """Give a lease back to the owner who gave it, for it to say whose turn it is.
+
+        Its time is over there when it is here: two would load if both passed it on.
+        """
+        upstream = flight.upstream
+        if not isinstance(upstream, Upstream) or upstream.ask_again is None:
+            return False
+        if not flight.waiters:
+            return False
+        # Known still: a value that its holder brings late is as welcome as any.
+        self.give_back(upstream, None)
+        upstream.ask_again()
+        return True
 
     def abandon_upstream(self, flight: Flight, failure: Failure | None) -> None:
         """Tell the owner who leased us this load that it did not end well."""
@@ -168,7 +185,7 @@ class Leases:
 
     def give_back(self, upstream: Upstream, failure: Failure | None) -> None:
         """Give an owner its lease back."""
-        peer, token = upstream
+        peer, token, _ = upstream
         told = ("", "", "", b"") if failure is None else failure
         self._core.send(peer, Abandon(peer.member.epoch, token, *told))
 

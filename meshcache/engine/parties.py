@@ -7,6 +7,7 @@ part stands for the lot of them.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 from meshcache.codec.mail import Route
@@ -33,10 +34,14 @@ class Remote(NamedTuple):
 
 
 class Upstream(NamedTuple):
-    """The owner who leased us a load, and the token it knows the load by."""
+    """The owner who leased us a load, and the token it knows the load by.
+
+    `ask_again` asks for those who still wait when the lease has gone back.
+    """
 
     peer: Peer
     token: int
+    ask_again: Callable[[], None] | None = None
 
 
 class Asking(NamedTuple):

@@ -411,15 +411,65 @@ def test_a_lease_of_the_owner_goes_to_who_has_waited_longest(asking):
     assert [b"v", b"v"] == [s.outcome(ticket).value for ticket in others]
 
 
-def test_a_lease_of_the_owner_passes_on_among_those_who_wait_here(asking):
+def test_a_lease_of_the_owner_goes_back_to_it_to_pass_on(asking):
     s = asking("ann")
     (first, second, third), token = leased(s, s.key("ann"))
     s.tells(Forsake(first))
-    assert [] == s.sent(Abandon)
-    delivered(s, second)
 
+    assert [Abandon(5, token, "", "", "", b"")] == s.sent(Abandon, "ann")
+    (again,) = s.sent(Load, "ann")
+    assert s.waits(second)
+    s.hears(Leased(again.rid, token, 30_000), "ann")
+    delivered(s, second)
     assert [Fulfil(5, token, b"v", NO_EXPIRY)] == s.sent(Fulfil, "ann")
     assert b"v" == s.outcome(third).value
+
+
+def test_a_lease_of_the_owner_that_has_run_out_is_not_passed_on_here(asking):
+    s = asking("ann")
+    key = s.key("ann")
+    first, second = s.load(key, timeout=2.0), s.load(key, timeout=20.0)
+    s.hears(Leased(s.first_load.rid, 88, 2_000), "ann")
+    granted(s, first)
+    s.passes(2.5)
+
+    # The owner has passed it on already, or does so now: only it knows to whom.
+    (again,) = s.sent(Load, "ann")
+    assert 17_000 < again.budget_ms < 18_500
+    assert s.waits(second)
+    s.hears(Filled(again.rid, b"v", NO_EXPIRY, 7, loaded=True))
+    assert b"v" == s.outcome(second).value
+
+
+def test_a_value_that_comes_after_its_lease_went_back_is_told_to_the_owner(asking):
+    s = asking("ann")
+    key = s.key("ann")
+    first, second = s.load(key, timeout=2.0), s.load(key, timeout=20.0)
+    s.hears(Leased(s.first_load.rid, 88, 2_000), "ann")
+    lease = granted(s, first)
+    s.passes(2.5)
+    s.tells(Deliver(lease.lease, b"late", NO_EXPIRY))
+
+    assert [Fulfil(5, 88, b"late", NO_EXPIRY)] == s.sent(Fulfil, "ann")
+    assert b"late" == s.outcome(second).value
+
+
+def test_the_haste_of_who_asked_first_is_nobody_elses(story):
+    s = story("ann")
+    key = s.key("ann")
+    hasty = s.load(key, timeout=0.5)
+    (load,) = s.sent(Load)
+    patient = s.load(key, timeout=20.0)
+    s.passes(0.8)
+    assert TimedOut() == s.outcome(hasty)
+    s.hears(Refused(load.rid, Reason.TIMED_OUT))
+
+    (again,) = s.sent(Load, "ann")
+    assert 19_200 == again.budget_ms
+    assert s.waits(patient)
+    s.hears(Refused(again.rid, Reason.TIMED_OUT))
+    # Nobody has more time than was asked for now, so the owner is done without.
+    assert Tier.LOCAL is granted(s, patient).tier
 
 
 def test_the_owner_hears_when_nobody_here_can_load(asking):

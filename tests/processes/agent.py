@@ -21,6 +21,8 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 
+import callers
+
 import meshcache
 
 LOG = Path(os.environ["AGENT_LOG"])
@@ -332,7 +334,8 @@ def main() -> None:
     for line in sys.stdin:
         name, args, kwargs = json.loads(line)
         try:
-            answer = {"ok": globals()[name](*args, **kwargs)}
+            action = callers.ACTIONS.get(name) or globals()[name]
+            answer = {"ok": action(*args, **kwargs)}
         except Exception:  # noqa: BLE001 - the test looks at it
             answer = {"error": traceback.format_exc()}
         print(json.dumps(answer, default=str), flush=True)

@@ -189,6 +189,22 @@ def agents(tmp_path: Path) -> Iterator[Agents]:
     found.close()
 
 
+@pytest.fixture(scope="module")
+def standing(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Agents]:
+    """Children for a whole module; its tests keep apart by their keys."""
+    found = Agents(tmp_path_factory.mktemp("standing"))
+    yield found
+    found.close()
+
+
+@pytest.fixture(scope="module")
+def crowd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Agents]:
+    """Other children for a whole module, which the `standing` do not meet."""
+    found = Agents(tmp_path_factory.mktemp("crowd"))
+    yield found
+    found.close()
+
+
 @pytest.fixture
 def eventually() -> Callable[..., Any]:
     """Ask again and again, for a bounded time, until the answer is true."""
@@ -215,7 +231,7 @@ def beside(name: str) -> ModuleType:
     return module
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def proxies() -> Iterator[Callable[[int], Any]]:
     """Make fault proxies in front of loopback ports; see proxy.py."""
     made: list[Any] = []
@@ -244,7 +260,7 @@ def make_network() -> Iterator[Callable[[int], Any]]:
         yield lambda count: stack.enter_context(namespaces.Network(count))
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def free_port() -> Callable[[], int]:
     """A port of loopback that nobody listens on."""
 
