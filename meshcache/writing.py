@@ -15,7 +15,6 @@ from meshcache.codec.messages import Item, Status, Verb
 from meshcache.codec.values import MsgpackCodec
 from meshcache.engine.ops import Unreached
 from meshcache.errors import ConfigError, NotANumber, ValueTooLarge
-from meshcache.hashing import key_hash
 from meshcache.model import UNSET
 from meshcache.options import Tags
 from meshcache.region import Region
@@ -53,9 +52,16 @@ class Writing:
         """
         region = self.region
         runtime = region.runtime or region.attached()
-        item = self._item(runtime, key, value, ttl, tags)
-        if runtime is None or not _set_now(runtime, item):
-            run(runtime, self._write(runtime, Verb.SET, item))
+        full, hashed = region.full(runtime, key)
+        hashes = region.tag_hashes(tags) if tags else ()
+        stored, ttl_ms = region.sealed(region.codec.encode(value), ttl, hashes)
+        item = region.checked_item(runtime, Item(full, stored, ttl_ms, 0))
+        if runtime is not None:
+            # Here, or by a sibling: without a turn of the I/O thread.
+            result = runtime.write_now(Verb.SET, item, hashed)
+            if result is not None and checked(item, result).status is Status.HIT:
+                return
+        run(runtime, self._write(runtime, Verb.SET, item))
 
     async def aset(
         self, key: object, value: Any, ttl: Ttl = UNSET, *, tags: Tags = ()
@@ -277,12 +283,6 @@ class Writing:
         """
         runtime = self.region.attached()
         await arun(runtime, untag(self.region, runtime, tags))
-
-
-def _set_now(runtime: Runtime, item: Item) -> bool:
-    """Store what this process or a sibling owns; False if that takes more to do."""
-    result = runtime.write_now(Verb.SET, item, key_hash(item.key))
-    return result is not None and checked(item, result).status is Status.HIT
 
 
 def _checked_number(number: object, what: str) -> int:

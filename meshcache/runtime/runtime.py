@@ -379,13 +379,14 @@ class Runtime:
 
     def write_here(self, verb: Verb, item: Item, hashed: int) -> WriteResult | None:
         """Do one write on this thread, if this node owns the key; else None."""
-        engine = self._engine
-        if not self.owns(hashed):
-            return None
+        return self._write_own(verb, item, hashed) if self.owns(hashed) else None
+
+    def _write_own(self, verb: Verb, item: Item, hashed: int) -> WriteResult | None:
         if self.bell[0]:
             self.give_way()
+        engine = self._engine
         result = engine.owner.direct(verb, item, hashed, monotonic())
-        if result is not None and engine.readers and moves(verb, result):
+        if engine.readers and result is not None and moves(verb, result):
             self._driver.note(Moved(bucket_of(hashed)))
         return result
 
@@ -397,7 +398,7 @@ class Runtime:
         It waits for a sibling, so it is not for tasks.
         """
         if self.owns(hashed):
-            return self.write_here(verb, item, hashed)
+            return self._write_own(verb, item, hashed)
         return None if self._wire is None else self._wire.write_one(verb, item, hashed)
 
     def give_way(self) -> None:
