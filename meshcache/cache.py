@@ -464,8 +464,8 @@ class Cache(Writing):
         Args:
             function: the loader.
             **options: those of `memoize` that make sense here: ttl, name, version,
-                tags (words alone), stale, stale_if_error, early, soft_timeout,
-                none_ttl, cache_if and load_timeout.
+                tags (words alone), stale, stale_if_error, early, none_ttl, cache_if
+                and load_timeout. A soft time-out of the cache's does not hold here.
 
         Raises:
             ConfigError: the function cannot be memoized so, or an option is wrong.

@@ -11,9 +11,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from inspect import isawaitable
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, Final, NamedTuple, TypeAlias
 
-from meshcache.clock import monotonic
+from xxhash import xxh3_128_digest
+
+from meshcache.clock import NEVER, monotonic
 from meshcache.engine.ops import (
     Busy,
     Got,
@@ -24,17 +26,20 @@ from meshcache.engine.ops import (
     Raised,
     Tier,
 )
-from meshcache.freshness import Recipe
+from meshcache.freshness import Age, Recipe
 from meshcache.lease import Absent, Lease
 from meshcache.loads import ALONE_TIMEOUT, Wanted, load
 from meshcache.model import MISSING
-from meshcache.region import Region
+from meshcache.region import Held, Region
 from meshcache.runtime.chain import MAX_DEPTH, current
 from meshcache.runtime.failures import BUILTIN
 from meshcache.runtime.runtime import Runtime
-from meshcache.runtime.steps import Answer, RunHere, Steps
+from meshcache.runtime.steps import Answer, Behind, RunHere, Steps
 
 __all__ = ["Batch", "load_many"]
+
+_OLD: Final = frozenset({Age.STALE, Age.LATE})
+_ANEW: Final = frozenset({Age.EARLY, Age.STALE})
 
 Loader: TypeAlias = Callable[[list[Any]], Any]
 """Takes the keys that are missing and returns their values by key, or awaits them."""
@@ -57,12 +62,16 @@ class Batch(NamedTuple):
 
 
 class _Key(NamedTuple):
-    """A key of a batch, as the application and as the cluster know it."""
+    """A key of a batch, as the application and as the cluster know it.
+
+    `old` is what was found of it that will not do.
+    """
 
     key: Any
     near_key: object
     full: bytes
     hashed: int
+    old: Held | None = None
 
 
 def load_many(
@@ -76,7 +85,7 @@ def load_many(
     """
     region.check_apart(batch.keys)
     batch = batch._replace(keys=list(dict.fromkeys(batch.keys)))
-    loading = _Loading(region, runtime, batch)
+    loading = _Loading(region, runtime, batch, read=True)
     try:
         yield from loading.go()
     except Exception:
@@ -86,9 +95,12 @@ def load_many(
 
 
 class _Loading:
-    """One load of many keys under way. For one thread or task."""
+    """One load of many keys under way, which is a read or a refresh behind one."""
 
-    def __init__(self, region: Region, runtime: Runtime | None, batch: Batch) -> None:
+    def __init__(
+        self, region: Region, runtime: Runtime | None, batch: Batch, *, read: bool
+    ) -> None:
+        self.read = read
         self.region = region
         self.runtime = runtime
         self.batch = batch
@@ -102,22 +114,46 @@ class _Loading:
             if missing:
                 yield from self._load(missing, {}, ALONE_TIMEOUT)
             return
-        # What is there, but not fresh, is for `load` to think about, key by key.
-        unknown, others = [], []
+        # What is there, but not fresh, is loaded in one go with what is not.
+        unknown: list[_Key] = []
+        old: list[_Key] = []
         for key in missing:
             held = self.region.find(runtime, key.near_key, key.full, key.hashed)
-            if held is None:
-                unknown.append(key)
-            elif held.fresh:
-                self._take(key, held.value, held.got.tier)
-            else:
-                others.append(key)
-        most = runtime.config.max_batch_keys
-        for start in range(0, len(unknown), most):
-            part = unknown[start : start + most]
-            others += yield from self._from_owners(runtime, part)
+            if not self._use(key, held, old):
+                unknown.append(key._replace(old=held))
+        others = yield from self._in_parts(runtime, unknown, old)
+        if old:
+            yield self._refresh(runtime, old)
         for key in others:
             yield from self._by_itself(key)
+
+    def _use(self, key: _Key, held: Held | None, old: list[_Key]) -> bool:
+        """Take what was found, if it will do; what is to be refreshed is for *old*."""
+        if held is None or held.failure is not None:
+            return False
+        if held.age in _ANEW:
+            old.append(key._replace(old=held))
+        elif held.age is not Age.FRESH:
+            return False
+        self._take(key, held)
+        return True
+
+    def _in_parts(
+        self, runtime: Runtime, keys: list[_Key], old: list[_Key]
+    ) -> Steps[list[_Key]]:
+        """Ask for *keys*, not too many at once; return those that others load."""
+        most, others = runtime.config.max_batch_keys, []
+        for start in range(0, len(keys), most):
+            part = keys[start : start + most]
+            others += yield from self._from_owners(runtime, part, old)
+        return others
+
+    def _refresh(self, runtime: Runtime, old: list[_Key]) -> Behind:
+        """Have old values loaded anew behind the caller, by one call of the loader."""
+        # What somebody else is at, or has brought meanwhile, needs nothing more.
+        anew = _Loading(self.region, runtime, self.batch, read=False)
+        name = xxh3_128_digest(b"".join(key.full for key in old))
+        return Behind(name, lambda: anew._in_parts(runtime, old, []), 0.0)
 
     def _local(self, key: Any) -> _Key | None:
         """Take what needs no thought; return the key if there is nothing such."""
@@ -128,41 +164,41 @@ class _Loading:
             return None
         return _Key(key, region.near_key(key), *region.full(runtime, key))
 
-    def _take(self, key: _Key, value: Any, tier: Tier) -> None:
-        self.region.tally.at(tier.value)
-        self.found[key.key] = value
+    def _take(self, key: _Key, held: Held) -> None:
+        self.found[key.key] = held.value
+        if self.read:
+            if held.age in _OLD:
+                self.region.tally.stale()
+            self.region.tally.at(held.got.tier.value)
 
-    def _from_owners(self, runtime: Runtime, keys: list[_Key]) -> Steps[list[_Key]]:
+    def _from_owners(
+        self, runtime: Runtime, keys: list[_Key], old: list[_Key]
+    ) -> Steps[list[_Key]]:
         """Take what their owners have, load what nobody loads; return the others."""
         region, batch = self.region, self.batch
         timeout = batch.timeout or runtime.config.load_timeout
         asked = tuple((key.full, key.hashed) for key in keys)
-        answer: Answer = yield LoadKeys(asked, timeout, current(), batch.recipe.tags)
+        thans = tuple(key.old.got.version if key.old else 0 for key in keys)
+        answer: Answer = yield LoadKeys(
+            asked, timeout, current(), batch.recipe.tags, thans if any(thans) else ()
+        )
         lot = answer.outcome
         outcomes: Sequence[object] = lot.outcomes if isinstance(lot, Lot) else ()
         mine: list[_Key] = []
         leases: dict[bytes, Lease] = {}
-        others = []
+        others: list[_Key] = []
         for key, outcome in zip(keys, outcomes or (None,) * len(keys), strict=True):
             match outcome:
                 case Got():
                     held = region.judge(runtime, key.near_key, outcome)
-                    if held is not None and held.fresh:
-                        self._take(key, held.value, held.got.tier)
-                    else:
+                    if not self._use(key, held, old):
                         others.append(key)
                 case Busy() | Raised():
                     others.append(key)
                 case Granted():
                     mine.append(key)
-                    leases[key.full] = Lease(
-                        region,
-                        runtime,
-                        key.near_key,
-                        batch.recipe,
-                        outcome,
-                        answer.ticket,
-                    )
+                    place = region, runtime, key.near_key, batch.recipe
+                    leases[key.full] = Lease(*place, outcome, answer.ticket)
                 case _:
                     mine.append(key)
         if mine:
@@ -190,20 +226,31 @@ class _Loading:
                     self.region.tally.miss()
         except BaseException as error:
             failed = error
-            raise
+            if not isinstance(error, Exception) or not self._fall_back(keys):
+                raise
         finally:
             for lease in waiting.values():
                 lease.failed(failed)
 
+    def _fall_back(self, keys: list[_Key]) -> bool:
+        """Take the old values of keys whose load failed; False if some have none."""
+        if not all(key.old and key.old.age is Age.LATE for key in keys):
+            return False
+        self.region.tally.raised()
+        for key in keys:
+            if key.old and key.key not in self.found:
+                self._take(key, key.old)
+        return True
+
     def _hand_in(
         self, key: _Key, value: Any, waiting: dict[bytes, Lease], cost: float
     ) -> None:
-        lease, tier = waiting.get(key.full), Tier.LOCAL
+        lease = waiting.get(key.full)
+        held = Held(value, Age.FRESH, Got(b"", NEVER, 0, Tier.LOCAL, None))
         if lease is not None:
-            lease.brought(value, cost)
-            tier = lease.granted.tier
+            held = lease.brought(value, cost)
             del waiting[key.full]
-        self._take(key, value, tier)
+        self._take(key, held)
 
     def _by_itself(self, key: _Key) -> Steps[None]:
         """Find or load one key as a single read would."""

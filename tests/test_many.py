@@ -167,6 +167,29 @@ def test_stale_values_are_given_and_loaded_anew_behind(time, table, until):
     assert {2: "row 2", 4: "row 4"} == users.get_or_load_many([2, 4], table.load)
     until(lambda: meshcache.node().stats()["refreshes"]["flying"] == 0)
     assert {2: "row 2", 4: "row 4"} == users.get_many([2, 4])
+    assert [[2, 4], [2, 4]] == table.asked
+
+
+def test_what_is_missing_and_what_is_too_old_is_loaded_in_one_go(time, table):
+    users = meshcache.Cache("users", jitter=0, ttl=60, stale_if_error=300)
+    users.get_or_load_many([2, 4], table.load)
+    time.advance(61)
+    found = users.get_or_load_many([2, 4, 6], table.load)
+
+    assert {2: "row 2", 4: "row 4", 6: "row 6"} == found
+    assert [[2, 4], [2, 4, 6]] == table.asked
+
+
+def test_an_old_value_does_not_stand_in_for_a_key_that_has_none(time, table):
+    users = meshcache.Cache("users", jitter=0, ttl=60, stale_if_error=300)
+    users.get_or_load_many([2], table.load)
+    time.advance(61)
+
+    def broken(keys):
+        raise OSError("down")
+
+    with pytest.raises(OSError, match="down"):
+        users.get_or_load_many([2, 4], broken)
 
 
 def test_old_values_stand_in_for_a_load_that_fails(time, table):
@@ -243,7 +266,7 @@ def test_its_values_share_nothing_with_keys_of_the_cache(users, table):
 
 
 @pytest.mark.parametrize(
-    "function", [lambda: {}, lambda a, b: {}, lambda *, keys: {}, lambda **keys: {}]
+    "function", [lambda: 0, lambda a, b: {}, lambda *, keys: {}, lambda **keys: {}]
 )
 def test_a_function_that_takes_no_list_of_keys_is_refused(users, function):
     with pytest.raises(ConfigError, match="one list of keys"):

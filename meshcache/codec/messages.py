@@ -272,7 +272,8 @@ class Borrow(NamedTuple):
     """The values of these keys, or the leases to load them. Answered by `Lent`.
 
     Unlike a `Load` it does not wait: of a key that somebody else is loading the answer
-    says just that. `caller`, `quiet` and `tags` are as in `Load`, the tags of all keys.
+    says just that. `caller`, `quiet`, `tags` and `thans` are as in `Load`: the tags of
+    all keys, and a version for each, or none where all have 0.
     """
 
     rid: U64
@@ -284,6 +285,7 @@ class Borrow(NamedTuple):
     caller: Id
     keys: Annotated[tuple[Key, ...], Bound(1, MAX_ITEMS)]
     tags: Tags
+    thans: Annotated[tuple[U64, ...], Bound(0, MAX_ITEMS)] = ()
 
 
 class Item(NamedTuple):

@@ -33,7 +33,7 @@ from meshcache.engine.ops import (
 from meshcache.engine.parties import Brought, Local, Remote, Upstream
 from meshcache.errors import ValueTooLarge
 from meshcache.fill.flight import Flight, Party, Phase, Waiter
-from meshcache.hashing import bucket_of
+from meshcache.hashing import bucket_of, partition_of
 from meshcache.store.generations import Stamp
 from meshcache.store.record import Entry
 
@@ -137,7 +137,11 @@ class Leases:
         core = self._core
         core.counters.local += 1
         peer = core.peer_of(flight.hashed)
-        if peer is not None and core.ranges.lane(peer.member.node_id) is None:
+        lane = None if peer is None else core.ranges.lane(peer.member.node_id)
+        if lane is not None and lane.sealed(partition_of(flight.hashed)):
+            # It is the owner no more, and what its heir writes moves nothing there.
+            flight.stamp = None
+        elif lane is None and peer is not None:
             peer.follow(core.now)
             peer.without = True
 

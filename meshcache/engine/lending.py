@@ -177,15 +177,17 @@ class Lending:
             core.readers.add(route, core.now)
         loans: list[Loan] = []
         size = 0
+        thans = dict(zip(message.keys, message.thans, strict=False))
         for part, key in enumerate(message.keys, 1):
-            loan = self._loan(Remote(route, message.rid, part), key, message)
+            party = Remote(route, message.rid, part)
+            loan = self._loan(party, key, thans.get(key, 0), message)
             size += len(loan.value)
             if loans and size > core.config.max_batch_bytes:
                 break
             loans.append(loan)
         core.reply(route, Lent(message.rid, message.budget_ms, tuple(loans)))
 
-    def _loan(self, party: Remote, key: bytes, message: Borrow) -> Loan:
+    def _loan(self, party: Remote, key: bytes, than: int, message: Borrow) -> Loan:
         core = self._core
         hashed = key_hash(key)
         if not core.ranges.mine(hashed):
@@ -193,18 +195,18 @@ class Lending:
             return _DISOWNED
         with core.store.lock:
             entry = core.find(key, hashed)
-            if entry is None:
-                return self._lend(party, key, hashed, message)
+            if entry is None or entry.version <= than:
+                return self._lend(party, key, than, message)
         core.counters.served_hits += 1
         ttl_ms = core.ttl_ms(entry.expires)
         return Loan(Status.HIT, entry.value, ttl_ms, entry.version, 0)
 
-    def _lend(self, party: Remote, key: bytes, hashed: int, message: Borrow) -> Loan:
-        core = self._core
+    def _lend(self, party: Remote, key: bytes, than: int, message: Borrow) -> Loan:
+        core, hashed = self._core, key_hash(key)
         core.counters.served_misses += 1
-        if self._leases.joinable(key, hashed) is not None:
+        if self._leases.joinable(key, hashed, than) is not None:
             return _BUSY
-        flight = self._leases.open(key, hashed, message.tags)
+        flight = self._leases.open(key, hashed, message.tags, than)
         if flight is None:
             core.counters.overloaded += 1
             return _OVERLOADED

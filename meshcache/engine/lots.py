@@ -35,6 +35,14 @@ from meshcache.fill.flight import Flight, Waiter
 __all__ = ["Lots"]
 
 
+class _Key(NamedTuple):
+    """A key of a lot, its hash, and the version that its value has to be newer than."""
+
+    key: bytes
+    hashed: int
+    than: int
+
+
 class _Wanted(NamedTuple):
     """A key of a lot whose owner is asked: its flight, and who waits in it."""
 
@@ -68,38 +76,38 @@ class Lots:
             return
         self.leases.gather(ticket, len(op.keys))
         wanted: list[tuple[_Wanted, int]] = []
-        for part, (key, hashed) in enumerate(op.keys, 1):
+        thans = op.thans or (0,) * len(op.keys)
+        pairs = zip(op.keys, thans, strict=True)
+        for part, ((key, hashed), than) in enumerate(pairs, 1):
             party = Local(ticket, part)
             # As with one key: nobody writes it between the look and the flight.
             with self.core.store.lock:
-                flight = self._begin(party, key, hashed, op)
+                flight = self._begin(party, _Key(key, hashed, than), op)
             if flight is not None:
                 wanted.append((_Wanted(flight, party), hashed))
         _Borrowing(self, op, wanted).start()
 
-    def _begin(
-        self, party: Local, key: bytes, hashed: int, op: LoadKeys
-    ) -> Flight | None:
+    def _begin(self, party: Local, wanted: _Key, op: LoadKeys) -> Flight | None:
         """Tell what can be told of a key at once, or open the flight to ask with."""
         core, leases = self.core, self.leases
+        key, hashed, than = wanted
         stamp = core.ranges.stamp(hashed)
         entry = core.find(key, hashed)
-        if entry is not None:
+        if entry is not None and entry.version > than:
             value, version, expires = entry
             leases.tell(party, Got(value, expires, version, Tier.HOST, stamp))
         elif hashed in op.chain:
             leases.tell(party, recursive(key))
-        elif leases.joinable(key, hashed) is not None:
+        elif leases.joinable(key, hashed, than) is not None:
             leases.tell_part(party, Busy())
         else:
-            return self._open(party, key, hashed, op)
+            return self._open(party, wanted, op)
         return None
 
-    def _open(
-        self, party: Local, key: bytes, hashed: int, op: LoadKeys
-    ) -> Flight | None:
+    def _open(self, party: Local, wanted: _Key, op: LoadKeys) -> Flight | None:
         core, leases = self.core, self.leases
-        flight = leases.open(key, hashed, op.tags)
+        key, hashed, than = wanted
+        flight = leases.open(key, hashed, op.tags, than)
         if flight is None:
             leases.lease_alone(party)
             return None
@@ -143,6 +151,7 @@ class _Borrowing(Scatter[_Wanted, Loan, None]):
 
     def message(self, part: Part, budget_ms: int, rid: int) -> Borrow:
         core = self.core
+        flights = [self.items[i][0].flight for i in part.indexes]
         return Borrow(
             rid,
             part.peer.member.epoch,
@@ -151,8 +160,9 @@ class _Borrowing(Scatter[_Wanted, Loan, None]):
             max(1, int(self._op.timeout * 1000)),
             self._fills.follow(part.peer),
             core.me.node_id,
-            tuple(self.items[i][0].flight.key for i in part.indexes),
+            tuple(flight.key for flight in flights),
             self._op.tags,
+            tuple(flight.than for flight in flights) if self._op.thans else (),
         )
 
     def found(self, part: Part, answer: Answer) -> tuple[Loan, ...] | None:
@@ -202,8 +212,9 @@ class _Borrowing(Scatter[_Wanted, Loan, None]):
             flights.close(flight)
             return
         timeout = max(waiter.deadline for waiter in waiters) - now
-        op = LoadKey(flight.key, flight.hashed, "", 0, b"", (), timeout)
-        self._fills.ask_owner(flight, op._replace(tags=flight.tags), peer)
+        key, hashed, than, tags = flight.key, flight.hashed, flight.than, flight.tags
+        op = LoadKey(key, hashed, "", 0, b"", (), timeout, than, tags)
+        self._fills.ask_owner(flight, op, peer)
 
     def _without_owner(self, wanted: _Wanted) -> None:
         if not self._is_over(wanted.flight):

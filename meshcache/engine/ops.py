@@ -106,14 +106,15 @@ class LoadKey(NamedTuple):
 class LoadKeys(NamedTuple):
     """The values of these full keys, or the leases to load them. It waits for no load.
 
-    Each lease lasts for `timeout`. `chain` and `tags` are as in `LoadKey`, the tags of
-    all keys.
+    Each lease lasts for `timeout`. `chain`, `tags` and `thans` are as in `LoadKey`: the
+    tags of all keys, and a version for each, or none where all have 0.
     """
 
     keys: tuple[tuple[bytes, int], ...]
     timeout: float
     chain: tuple[int, ...] = ()
     tags: tuple[int, ...] = ()
+    thans: tuple[int, ...] = ()
 
 
 class WriteKeys(NamedTuple):

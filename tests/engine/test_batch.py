@@ -247,7 +247,7 @@ def test_the_owner_is_asked_once_for_all_its_keys(story):
     (ann,), (bob,) = s.sent(Borrow, "ann"), s.sent(Borrow, "bob")
     table = s.engine.ranges.table.epoch
     assert (5, table, 0, 30_000, False, s.me.node_id) == ann[1:7]
-    assert ((keys[0], keys[3]), (5, 6)) == ann[7:]
+    assert ((keys[0], keys[3]), (5, 6), ()) == ann[7:]
     assert (keys[1], keys[4]) == bob.keys
 
     lent(s, ann, hit(b"v", 2000), leased(88))
@@ -872,3 +872,56 @@ def test_every_lot_ends_once_while_its_owner_dies(host, seed):
     names = ("flights_open", "waiting", "calls_open")
     stats = [engine.stats()["engine"] for engine in bustle.running]
     assert {0} == {stat[name] for stat in stats for name in names}
+
+
+# --- keys that shall be newer -----------------------------------------------------
+
+
+def version_of(s, key: bytes) -> int:
+    (got,) = s.outcome(s.get(key)).found
+    return got.version
+
+
+def test_a_key_that_is_no_newer_than_wanted_is_leased_and_stays_readable(story):
+    s = story()
+    s.set(b"c\0a", b"old")
+    s.set(b"c\0b", b"new")
+    thans = version_of(s, b"c\0a"), version_of(s, b"c\0b") - 1
+    granted, got = s.outcome(lot(s, b"c\0a", b"c\0b", thans=thans)).outcomes
+
+    assert b"new" == got.value
+    assert b"old" == value_of(s, b"c\0a")
+    delivered(s, granted, b"newer")
+    assert b"newer" == value_of(s, b"c\0a")
+
+
+def test_the_owner_is_told_the_version_of_each_key(story):
+    s = story("ann")
+    keys = list(islice(s.keys("ann"), 3))
+    lot(s, *keys, thans=(7, 0, 9))
+    (borrow,) = s.sent(Borrow, "ann")
+
+    assert (tuple(keys), (7, 0, 9)) == (borrow.keys, borrow.thans)
+
+
+def test_a_peer_is_leased_what_is_no_newer_than_it_holds(story):
+    s = story("ann")
+    old, new = islice(s.keys("me"), 2)
+    s.set(old, b"old")
+    s.set(new, b"new")
+    thans = version_of(s, old), version_of(s, new) - 1
+    borrowed(s, old, new, thans=thans)
+    first, second = loans(s)
+
+    assert (Status.LEASED, Status.HIT) == (first.status, second.status)
+    assert b"new" == second.value
+
+
+def test_versions_that_a_peer_leaves_out_are_0(story):
+    s = story("ann")
+    one, two = islice(s.keys("me"), 2)
+    s.set(one, b"1")
+    s.set(two, b"2")
+    borrowed(s, one, two, thans=(2**64 - 1,))
+
+    assert [Status.LEASED, Status.HIT] == [loan.status for loan in loans(s)]

@@ -6,14 +6,15 @@ is not needed.
 
 from __future__ import annotations
 
-from collections.abc import Coroutine
-from typing import Any, assert_type
+from collections.abc import Coroutine, Mapping
+from typing import Any, NamedTuple, assert_type
 
 import meshcache
 from meshcache import (
     MISSING,
     AsyncMemoized,
     Cache,
+    CacheEntry,
     CacheInfo,
     Explanation,
     Member,
@@ -285,6 +286,76 @@ async def async_operations() -> None:
     assert_type(await users.adelete("a"), bool)
     assert_type(await users.aincr("a"), int)
     assert_type(await users.acontains("a"), bool)
+
+
+# --- freshness, tags, many keys --------------------------------------------------
+
+fresh = Cache("fresh", stale=30, stale_if_error=300, early=1, soft_timeout=0.1)
+
+
+class Token(NamedTuple):
+    text: str
+    life: float
+
+
+def tags_of_token(user: int, *, team: int = 0) -> tuple[str, ...]:
+    return f"user:{user}", f"team:{team}"
+
+
+@fresh.memoize(
+    ttl=lambda token: token.life,
+    none_ttl=5,
+    errors=(LookupError, OSError),
+    error_ttl=5,
+    cache_if=bool,
+    stale=0,
+    tags=tags_of_token,
+)
+def load_token(user: int, *, team: int = 0) -> Token:
+    return Token("", 60)
+
+
+@fresh.memoize_many
+def load_rows(keys: list[int]) -> dict[int, str]:
+    return dict.fromkeys(keys, "")
+
+
+@fresh.memoize_many(ttl=5, tags="rows")
+async def aload_rows(keys: list[str]) -> Mapping[str, float]:
+    return dict.fromkeys(keys, 0.0)
+
+
+def squares(numbers: list[int]) -> dict[int, float]:
+    return {number: number**2 for number in numbers}
+
+
+async def asquares(numbers: list[int]) -> dict[int, float]:
+    return squares(numbers)
+
+
+def freshness() -> None:
+    assert_type(load_token(7, team=1), Token)
+    assert_type(load_rows([1, 2]), dict[int, str])
+    assert_type(load_rows.invalidate(1, 2), int)
+    assert_type(fresh.get_or_load_many([1, 2], squares), dict[int, float])
+    assert_type(fresh.get_or_load("a", number, tags="red", ttl=float), int)
+    assert_type(fresh.get_entry("a"), CacheEntry | None)
+    fresh.set("a", 1, tags=["red", "blue"])
+    fresh.invalidate_tags("red", "blue")
+    with meshcache.bypass():
+        load_token(7)
+    load_token("7")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    load_rows(["a"])  # type: ignore[list-item]  # pyright: ignore[reportArgumentType]
+    fresh.memoize(stale="30")  # type: ignore[call-overload]  # pyright: ignore[reportCallIssue, reportArgumentType]
+    fresh.memoize_many(key=str)  # type: ignore[call-overload]  # pyright: ignore[reportCallIssue]
+    fresh.get_or_load_many(["a"], squares)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+
+
+async def async_freshness() -> None:
+    assert_type(await aload_rows(["a"]), dict[str, float])
+    assert_type(await fresh.aget_or_load_many([1], asquares), dict[int, float])
+    assert_type(await fresh.aget_entry("a"), CacheEntry | None)
+    await fresh.ainvalidate_tags("red")
 
 
 # --- nodes -----------------------------------------------------------------------
