@@ -149,22 +149,35 @@ def _refresh(
 def _load_or(
     region: Region, runtime: Runtime, wanted: Wanted, held: Held
 ) -> Steps[Any]:
-    """Load, but give the old value if that fails or takes too long."""
-    try:
-        soft = region.freshness.soft_timeout
-        if not soft:
-            anew = yield from _ask(region, runtime, _newer(wanted, held))
-            return _value(region, anew, wanted)
-        anew = yield _refresh(region, runtime, wanted, held, soft)
-        if anew is not STILL:
-            return _value(region, anew, wanted)
-    except RecursiveLoad:
-        raise
-    except Exception:  # noqa: BLE001 - what is old is given in its place
-        region.tally.raised()
+    """Load, but give the old value if that fails or takes too long.
+
+    Or has failed just now: an origin in trouble is not asked by every read.
+    """
+    key, background = wanted.op.key, runtime.background
+    if not background.rests(key):
+        try:
+            anew = yield from _in_time(region, runtime, wanted, held)
+            if anew is not None:
+                return _value(region, anew, wanted)
+        except RecursiveLoad:
+            raise
+        except Exception:  # noqa: BLE001 - what is old is given in its place
+            region.tally.raised()
+            background.failed(key)
     region.tally.stale()
     region.tally.at(held.got.tier.value)
     return held.value
+
+
+def _in_time(
+    region: Region, runtime: Runtime, wanted: Wanted, held: Held
+) -> Steps[Held | None]:
+    """Load what is newer than *held*; None if that takes longer than the time-out."""
+    soft = region.freshness.soft_timeout
+    if not soft:
+        return (yield from _ask(region, runtime, _newer(wanted, held)))
+    anew = yield _refresh(region, runtime, wanted, held, soft)
+    return None if anew is STILL else anew
 
 
 # --- the load itself -------------------------------------------------------------

@@ -156,10 +156,10 @@ class Flights:
 
     def renew(self, flight: Flight) -> None:
         """Give *flight* another id: what comes under the old one comes too late."""
-        del self._by_id[flight.id]
-        flight.id = self._next
-        self._next += 1
-        self._by_id[flight.id] = flight
+        if self._by_id.pop(flight.id, None) is not None:
+            flight.id = self._next
+            self._next += 1
+            self._by_id[flight.id] = flight
 
     def joinable(self, key: bytes, *, beside: bool = False) -> Flight | None:
         """Return the flight that whoever asks for *key* now may join."""

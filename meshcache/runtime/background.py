@@ -79,6 +79,16 @@ class Background:
             task.add_done_callback(self._tasks.discard)
         return ended
 
+    def rests(self, key: bytes) -> bool:
+        """Whether a load of *key* has failed so lately that it is not tried again."""
+        with self._lock:
+            return self._rests(key)
+
+    def failed(self, key: bytes) -> None:
+        """Leave *key* alone for a while: somebody's load of it has failed."""
+        with self._lock:
+            self._rest(key)
+
     def close(self) -> None:
         """Start nothing any more, and let idle threads end."""
         with self._lock:
@@ -110,15 +120,18 @@ class Background:
         del self._resting[key]
         return False
 
+    def _rest(self, key: bytes) -> None:
+        if len(self._resting) >= self._most:
+            self._resting.clear()
+        self._resting[key] = monotonic() + self._pause
+
     def _leave(self, key: bytes, error: BaseException | None) -> None:
         with self._lock:
             self._flying.pop(key, None)
             if error is None:
                 return
             self._counts["failed"] += 1
-            if len(self._resting) >= self._most:
-                self._resting.clear()
-            self._resting[key] = monotonic() + self._pause
+            self._rest(key)
         _log.warning(
             "%r could not be loaded anew, and stays as it is: %s: %s",
             key[:200],
