@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
+from meshcache.clock import NEVER
 from meshcache.codec.envelope import Envelope, tags_of
 from meshcache.codec.messages import (
     Fetch,
@@ -336,6 +337,7 @@ def test_being_told_again_ends_no_entry_written_since(story):
 # --- several nodes ----------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_on_one_host_everybody_is_told_once_and_sees_it_in_memory(host):
     h = host()
     for name in ("ann", "bob", "cat"):
@@ -358,14 +360,22 @@ def test_on_one_host_everybody_is_told_once_and_sees_it_in_memory(host):
     assert [False] == [m.again for _, m in h.nodes["cat"].inbox if type(m) is Untag]
 
 
+def puts(h, name: str, key: bytes, value: bytes, version: int) -> None:
+    """Have a node hold what came to it with a version that no clock has now."""
+    h[name].store.put(
+        key, key_hash(key), value, version=version, expires=NEVER, now=h.now
+    )
+
+
+@pytest.mark.slow
 def test_what_arrives_from_a_node_that_is_gone_is_judged_by_what_was_told_since(host):
     h = host()
     h.starts("ann")
     h.settles()
     keys = h.keys("ann", 40)
     for key in keys:
-        h.sets("ann", key, tagged(RED))
-        h.sets("ann", key + b"blue", tagged(BLUE))
+        puts(h, "ann", key, tagged(RED), version=2**63)
+        puts(h, "ann", key + b"blue", tagged(BLUE), version=2**63)
     h.starts("bob")
     h.passes(0.02)
     h.crashes("ann")
@@ -376,6 +386,22 @@ def test_what_arrives_from_a_node_that_is_gone_is_judged_by_what_was_told_since(
 
     assert [None] * len(keys) == [h.value("bob", key) for key in keys]
     assert [tagged(BLUE)] * len(keys) == [h.value("bob", key + b"blue") for key in keys]
+
+
+@pytest.mark.slow
+def test_what_arrives_from_a_broken_clock_dies_with_its_tag_all_the_same(host):
+    h = host()
+    h.starts("ann")
+    h.settles()
+    (key,) = h.keys("ann", 1)
+    puts(h, "ann", key, tagged(RED), version=2**63)
+    h.starts("bob")
+    h.leaves("ann")
+    h.settles()
+    assert tagged(RED) == h.value("bob", key)
+    h.asks("bob", InvalidateTags((RED,)))
+
+    assert h.value("bob", key) is None
 
 
 class Kept(NamedTuple):
@@ -515,11 +541,11 @@ class World:
 @pytest.mark.slow
 def test_nobody_is_given_what_was_invalidated_before_he_asked(host):
     counts: dict[str, int] = {}
-    for seed in range(40):
+    for seed in range(6):
         world = World(host, seed)
         world.runs(150)
         for what, count in world.counts.items():
             counts[what] = counts.get(what, 0) + count
 
     # It is about something: all ways of reading were gone, and often.
-    assert all(count > 100 for count in counts.values()), counts
+    assert all(count > 10 for count in counts.values()), counts

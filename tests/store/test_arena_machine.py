@@ -178,9 +178,9 @@ class ArenaMachine(RuleBasedStateMachine):
         for fate in {FATE[tag] for tag in several}:
             self.untagged[fate] = max(version, self.untagged.get(fate, -1))
         for held in (self.truth, self.sealed):
-            for key in [k for k, e in held.items() if e[1] <= self.tag_bound(e[0])]:
-                del held[key]
-                self.read(key)
+            for dead in [k for k, e in held.items() if e[1] <= self.tag_bound(e[0])]:
+                del held[dead]
+                self.read(dead)
 
     @rule(key=keys)
     def revoke(self, key):
