@@ -140,7 +140,7 @@ def test_a_ttl_may_be_made_of_the_value():
 
 
 def test_what_cache_if_refuses_is_not_stored():
-    recipe = Recipe(ttl=60.0, none_ttl=5.0, cache_if=lambda value: bool(value))
+    recipe = Recipe(ttl=60.0, none_ttl=5.0, cache_if=bool)
 
     assert [0, 0, 60.0] == [recipe.ttl_of(value) for value in (None, [], [1])]
 

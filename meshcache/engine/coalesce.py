@@ -15,7 +15,7 @@ from functools import partial
 from typing import TypeAlias, final
 
 from meshcache.engine.core import Core
-from meshcache.engine.ops import Closed, GetKeys, Got, Operation, Results, Ticket
+from meshcache.engine.ops import Closed, GetKeys, Got, Results, Ticket
 from meshcache.engine.peers import Peer
 
 __all__ = ["Coalescer"]
@@ -48,22 +48,19 @@ class Coalescer:
 
     Args:
         core: of the engine.
-        fetch: asks for keys, here and of their owners, and tells what was found.
-        operate: takes an operation again whose key has changed hands meanwhile.
+        fetch: asks for keys, of whoever owns them then, and tells what was found.
     """
 
-    __slots__ = ("_batches", "_core", "_fetch", "_operate", "_waiting", "_window")
+    __slots__ = ("_batches", "_core", "_fetch", "_waiting", "_window")
 
     def __init__(
         self,
         core: Core,
         fetch: Callable[[tuple[Item, ...], Callable[[Found], None]], None],
-        operate: Callable[[Ticket, Operation], None],
     ) -> None:
         self._core = core
         self._window = core.config.coalesce_window
         self._fetch = fetch
-        self._operate = operate
         self._batches: dict[Peer, _Batch] = {}
         self._waiting: set[Ticket] = set()
 
@@ -117,16 +114,9 @@ class Coalescer:
         if self._batches.get(batch.peer) is not batch:
             return
         del self._batches[batch.peer]
-        asked: dict[Item, list[Ticket]] = {}
-        moved: dict[Item, list[Ticket]] = {}
-        for item, tickets in self._released(batch):
-            stays = self._core.peer_of(item[1]) is batch.peer
-            (asked if stays else moved)[item] = tickets
+        asked = dict(self._released(batch))
         if asked:
             self._fetch(tuple(asked), partial(self._share, list(asked.values())))
-        for item, tickets in moved.items():
-            for ticket in tickets:
-                self._operate(ticket, GetKeys((item,)))
 
     def _released(self, batch: _Batch) -> Iterator[tuple[Item, list[Ticket]]]:
         """Yield the keys that are still wanted, and let go of who wants them."""

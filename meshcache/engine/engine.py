@@ -176,7 +176,7 @@ class Engine:
         )
         self._core = core
         self._calls = Calls(core, self._doubt)
-        self._reads = Reads(core, self._calls, self._operate)
+        self._reads = Reads(core, self._calls)
         self._writes = Writes(core, self._calls)
         self._forgets = Forgets(core, self._calls)
         self._leases = Leases(core, self._calls)

@@ -163,9 +163,10 @@ class Fills:
                 tier = Tier.FILL if loaded else Tier.PEER
                 self._leases.finish(flight, Brought(value, ttl_ms, version, tier))
             case Leased(_, token, _):
-                # A holder before may be late: what it has read is perhaps older than
-                # the load that the owner knows by this token.
-                self._core.flights.renew(flight)
+                before = flight.upstream
+                if isinstance(before, Upstream) and before.token != token:
+                    # What an earlier holder has read may be older than this load.
+                    self._core.flights.renew(flight)
                 again = partial(self._ask_again, asking)
                 flight.upstream = Upstream(asking.peer, token, again)
                 self._leases.pass_on(flight)

@@ -14,7 +14,7 @@ from meshcache.codec.messages import Fetch, Found, Status, Values
 from meshcache.engine.calls import Answer, Calls, Loss
 from meshcache.engine.coalesce import Coalescer
 from meshcache.engine.core import Core
-from meshcache.engine.ops import GetKeys, Got, Operation, Results, Ticket, Tier
+from meshcache.engine.ops import GetKeys, Got, Results, Ticket, Tier
 from meshcache.engine.peers import Peer
 from meshcache.engine.scatter import Part, Scatter
 from meshcache.hashing import key_hash
@@ -28,25 +28,14 @@ DISOWNED: Final = Found(Status.NOT_OWNER, b"", 0, 0)
 
 @final
 class Reads:
-    """The reading half of the engine. Confined to the driver thread.
-
-    Args:
-        core: of the engine.
-        calls: likewise.
-        operate: takes an operation of this process that has waited in vain.
-    """
+    """The reading half of the engine. Confined to the driver thread."""
 
     __slots__ = ("_calls", "_core", "coalescer")
 
-    def __init__(
-        self,
-        core: Core,
-        calls: Calls,
-        operate: Callable[[Ticket, Operation], None],
-    ) -> None:
+    def __init__(self, core: Core, calls: Calls) -> None:
         self._core = core
         self._calls = calls
-        self.coalescer: Final = Coalescer(core, self._fetch, operate)
+        self.coalescer: Final = Coalescer(core, self._fetch)
 
     def get(self, ticket: Ticket, op: GetKeys) -> None:
         """Find the keys of *op*, here and at their owners."""

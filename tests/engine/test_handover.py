@@ -8,6 +8,7 @@ from meshcache.codec.messages import Status, Verb
 from meshcache.codec.values import MsgpackCodec
 from meshcache.engine.handover import POLL
 from meshcache.engine.ops import Closed, Forsake, GetKeys, Results, Unreached
+from meshcache.engine.readers import BEAT
 from meshcache.hashing import key_hash, partition_of
 from meshcache.placement.placement import Placement
 from meshcache.store.layout import SEALING, Words
@@ -378,6 +379,21 @@ def test_a_dead_owner_that_nobody_claims_is_waited_for_no_longer_than_patience(h
     assert b"v" + keys[0] == h.value("ann", keys[0])
 
 
+def test_who_inherits_everything_at_once_has_what_was_there(host):
+    h = alone(host)
+    keys = moving(h, "bob")
+    h.holds("ann")
+    h.starts("bob")
+    h.knows("bob", "ann")
+    assert handover(h, "bob").waiting
+    h.crashes("ann")
+    h.buries("ann")
+    h.claim("ann")
+    h.settles()
+
+    assert all(b"v" + key == h.value("bob", key) for key in keys)
+
+
 @pytest.mark.slow
 def test_an_owner_that_stood_still_and_was_deposed_takes_back_what_was_written(host):
     h = alone(host)
@@ -399,6 +415,15 @@ def test_an_owner_that_stood_still_and_was_deposed_takes_back_what_was_written(h
     assert "bob" == h.owner("ann", keys[0])
     assert b"new" == h.value("bob", keys[0])
     assert b"v" + keys[1] == h.value("bob", keys[1])
+
+
+def test_what_is_waited_for_is_not_taken_for_deposed(host):
+    h, _ = waiting(host)
+    before = {p: since for p, (_, _, since) in handover(h, "bob")._waiting.items()}
+    h.passes(1.5 * BEAT)
+
+    after = handover(h, "bob")._waiting
+    assert before == {p: since for p, (_, _, since) in after.items()}
 
 
 @pytest.mark.slow

@@ -6,8 +6,10 @@ import pytest
 
 from meshcache.codec.messages import Verb
 from meshcache.engine.ops import Results
+from meshcache.engine.readers import BEAT
 from meshcache.hashing import key_hash, partition_of
 from meshcache.placement.placement import Placement
+from meshcache.store.view import View
 
 PATIENCE = 0.5
 """Half of the default `request_timeout`."""
@@ -382,6 +384,24 @@ def test_one_that_held_it_last_itself_does_not_ask_who_did_before(host, later):
     assert bool(later) is ranges._was_last(partition, held)
 
 
+# --- deposed ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("times", [1, 2])
+def test_what_another_has_sealed_here_is_open_again_after_a_beat(host, times):
+    h = alone(host)
+    h.passes(2 * BEAT)
+    view = View(h.nodes["ann"].memory)
+    for partition in range(times):
+        view.depose([partition], h.now)
+        assert 16_383 == granted(h, "ann")
+        tenure = h["ann"].ranges.tenures[partition]
+        h.passes(2 * BEAT)
+
+        assert tenure.ended
+        assert 16_384 == granted(h, "ann")
+
+
 # --- newcomers --------------------------------------------------------------------
 
 
@@ -390,6 +410,7 @@ def test_a_newcomer_opens_nothing_until_discovery_has_spoken(host):
     h.starts("ann", found=False)
     h.passes(PATIENCE / 2)
     assert 0 == granted(h, "ann")
+    assert all(tenure.ended for tenure in h["ann"].ranges.tenures)
     ticket = h.gets("ann", b"c\0k")
     assert None is h.outcome("ann", ticket)
 
@@ -406,6 +427,18 @@ def test_a_newcomer_that_hears_nothing_opens_when_patience_ends(host):
     h.passes(PATIENCE + 0.02)
 
     assert 16_384 == granted(h, "ann")
+
+
+def test_only_the_tenures_of_what_moved_end_when_another_comes(host):
+    h = alone(host)
+    before = list(h["ann"].ranges.tenures)
+    assert not any(tenure.ended for tenure in before)
+    h.starts("bob")
+    h.settles()
+
+    moved = [h.would_own("bob", partition) for partition in range(16_384)]
+    assert {True, False} == set(moved)
+    assert moved == [tenure.ended for tenure in before]
 
 
 def test_a_newcomer_that_finds_others_opens_only_what_they_give_it(host):
