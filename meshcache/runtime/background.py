@@ -128,7 +128,8 @@ class Background:
     def _leave(self, key: bytes, error: BaseException | None) -> None:
         with self._lock:
             self._flying.pop(key, None)
-            if error is None:
+            # One whose loop was closed, say, tells nothing about its loader.
+            if not isinstance(error, Exception):
                 return
             self._counts["failed"] += 1
             self._rest(key)
