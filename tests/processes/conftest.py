@@ -6,6 +6,7 @@ import importlib.util
 import json
 import os
 import queue
+import random
 import signal
 import socket
 import subprocess
@@ -15,7 +16,7 @@ import time
 import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -262,11 +263,14 @@ def make_network() -> Iterator[Callable[[int], Any]]:
 
 @pytest.fixture(scope="module")
 def free_port() -> Callable[[], int]:
-    """A port of loopback that nobody listens on."""
+    """A port of loopback that nobody listens on, nor is given who asks for any."""
+    ports = random.sample(range(20_000, 30_000), 1000)
 
     def find() -> int:
-        with socket.socket() as listener:
-            listener.bind(("127.0.0.1", 0))
-            return listener.getsockname()[1]
+        while True:
+            port = ports.pop()
+            with socket.socket() as listener, suppress(OSError):
+                listener.bind(("127.0.0.1", port))
+                return port
 
     return find

@@ -126,7 +126,7 @@ def test_killed_demo_leaves_no_worker(environment):
 def test_quickstart_works_each_second_out_once_in_two_processes(environment):
     both = [
         subprocess.Popen(
-            [sys.executable, ROOT / "demos" / "quickstart.py", "8"],
+            [sys.executable, ROOT / "demos" / "quickstart.py", "6"],
             env=environment,
             stdout=subprocess.PIPE,
             text=True,
