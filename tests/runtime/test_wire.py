@@ -338,7 +338,7 @@ def test_an_owner_that_holds_a_write_back_answers_it_later_along_its_way(make_pa
     held = threading.Event()
 
     def hold_back(engine, now: float) -> list[Any]:
-        engine.ranges._close(partition_of(hashed))
+        engine.ranges.tenures[partition_of(hashed)] = engine.ranges._closed
         handover.expect(partition_of(hashed), now)
         held.set()
         return []
