@@ -320,7 +320,7 @@ def test_a_task_that_waited_for_the_lead_is_cancelled_when_its_own_time_is_over(
 
 @pytest.mark.parametrize("way", ["closure", "owner"])
 def test_a_waiter_of_less_patience_times_out_and_the_others_are_served(fleet, way):
-    f = fleet(way, "returns", 1.5)
+    f = fleet(way, "returns", 2.5)
     f.lead(f.members[0], "task")
     f.ask(1, 1, timeout=0.5)
     f.ask(2, 2)
@@ -355,7 +355,7 @@ def test_nobody_waits_for_a_load_longer_than_their_time(fleet, way):
 
 @pytest.mark.parametrize("way", ["caller", "aowner"])
 def test_cancelled_waiters_leave_the_others_alone(fleet, way):
-    f = fleet(way, "returns", 0.8)
+    f = fleet(way, "returns", 2.5)
     f.lead(f.members[0], "thread")
     f.ask(2, 0)
     f.ask(0, 2, cancel=0.2)
