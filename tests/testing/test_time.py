@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import sys
 import threading
 import time
 
@@ -142,6 +143,15 @@ def test_it_is_moved_by_one_at_a_time():
         pass
 
 
+def is_another_copy(place):
+    """Whether these are the names of a module that was imported for itself alone.
+
+    The fence schedules have a copy of the package of their own, with a clock of its own.
+    """
+    module = sys.modules.get(place.get("__name__", ""))
+    return module is not None and vars(module) is not place
+
+
 def test_nothing_of_the_package_holds_the_real_clock_meanwhile():
     with time_travel():
         held = [
@@ -150,6 +160,7 @@ def test_nothing_of_the_package_holds_the_real_clock_meanwhile():
             if isinstance(place, dict)
             and str(place.get("__name__", "meshcache")).startswith("meshcache")
             and {"_mesh_now", "__name__"} & place.keys()
+            and not is_another_copy(place)
         ]
 
     assert [] == held
