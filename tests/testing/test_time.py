@@ -146,7 +146,7 @@ def test_it_is_moved_by_one_at_a_time():
 def is_another_copy(place):
     """Whether these are the names of a module that was imported for itself alone.
 
-    The fence schedules have a copy of the package of their own, with a clock of its own.
+    The fence schedules have a copy of the package of their own, and of its clock.
     """
     module = sys.modules.get(place.get("__name__", ""))
     return module is not None and vars(module) is not place
