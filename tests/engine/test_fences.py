@@ -22,7 +22,7 @@ from meshcache.engine.ops import Deliver, Granted, Tier
 from meshcache.engine.readers import BEAT, SILENCE
 from meshcache.model import State
 
-SCHEDULES: Final = int(os.environ.get("FENCE_SCHEDULES", "1000"))
+SCHEDULES: Final = int(os.environ.get("FENCE_SCHEDULES", "500"))
 CHUNK: Final = 500
 MUTANTS_LIVE: Final = 1000
 """Schedules in which a broken rule must be noticed."""
