@@ -45,7 +45,7 @@ def entry(
     near_key = region.near_key(key)
     near = region.near(runtime, key) is not MISSING
     held = yield from region.look_up(runtime, near_key, full, hashed)
-    if held is None or held.failure is not None:
+    if runtime is None or held is None or held.failure is not None:
         return None
     got = held.got
     until = unwrap(got.value).fresh_until(got.expires)
@@ -56,5 +56,5 @@ def entry(
         age=max(0.0, time_ns() / 1e9 - (got.version >> 16) / 1e3),
         ttl=None if until == NEVER else until - monotonic(),
         version=got.version,
-        owner=region.node.table().owner_of(hashed),
+        owner=runtime.engine.ranges.table.owner_of(hashed),
     )

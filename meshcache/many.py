@@ -211,7 +211,9 @@ class _Loading:
         """Call the loader for *keys*, and hand in what it brings for the leased."""
         batch, waiting = self.batch, dict(leases)
         self.region.tally.load()
-        chain = (*current(), *(key.hashed for key in keys))[:MAX_DEPTH]
+        # Room is left for what the loader loads in its turn. A loader that asks for a
+        # key of its own that is left out here waits until its time is over.
+        chain = (*current(), *(key.hashed for key in keys))[: MAX_DEPTH // 2]
         loader = partial(batch.loader, [key.key for key in keys])
         began = monotonic()
         # What the loader brings nothing for is dropped, for others to try.

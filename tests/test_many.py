@@ -8,7 +8,7 @@ import threading
 import pytest
 
 import meshcache
-from meshcache import ConfigError, KeyRefused
+from meshcache import ConfigError, KeyRefused, RecursiveLoad
 from meshcache.testing import isolated, time_travel
 
 
@@ -105,6 +105,24 @@ def test_a_loader_that_returns_no_dict_is_told_so(users):
 def test_keys_that_are_one_in_a_dict_and_two_here_are_refused(users, table):
     with pytest.raises(KeyRefused, match="two keys"):
         users.get_or_load_many([1, True], table.load)
+
+
+@pytest.mark.slow
+def test_the_loader_of_a_large_batch_may_load_other_keys(users):
+    def with_its_team(keys):
+        return {
+            key: users.get_or_load(("team", key % 7), lambda: "red") for key in keys
+        }
+
+    assert 1500 == len(users.get_or_load_many(range(1500), with_its_team))
+
+
+def test_a_loader_of_many_that_asks_for_its_own_key_is_refused(users):
+    def asks_itself(keys):
+        return users.get_or_load_many(keys, asks_itself)
+
+    with pytest.raises(RecursiveLoad):
+        users.get_or_load_many([1, 2], asks_itself)
 
 
 def test_two_batches_that_overlap_load_each_key_once(users, until):
