@@ -147,7 +147,10 @@ def test_an_awaitable_loader_refreshes_on_its_loop(time, origin):
     assert ("value 1", "value 2") == asyncio.run(main())
 
 
-def test_a_write_during_a_refresh_wins(time, origin, until):
+@pytest.mark.parametrize(
+    ("act", "expected"), [(("set", "k", "written"), "written"), (("delete", "k"), None)]
+)
+def test_a_write_during_a_refresh_wins(time, origin, until, act, expected):
     users, hold, begun = cache(stale=30), threading.Event(), threading.Event()
     users.get_or_load("k", origin.load)
     time.advance(61)
@@ -159,31 +162,13 @@ def test_a_write_during_a_refresh_wins(time, origin, until):
 
     users.get_or_load("k", slow)
     begun.wait(10)
-    users.set("k", "written")
+    name, *arguments = act
+    getattr(users, name)(*arguments)
     hold.set()
     refreshed(until, 1)
 
-    assert "written" == users.get("k")
-
-
-def test_a_delete_during_a_refresh_wins(time, origin, until):
-    users, hold, begun = cache(stale=30), threading.Event(), threading.Event()
-    users.get_or_load("k", origin.load)
-    time.advance(61)
-
-    def slow():
-        begun.set()
-        hold.wait(10)
-        return "late"
-
-    users.get_or_load("k", slow)
-    begun.wait(10)
-    users.delete("k")
-    hold.set()
-    refreshed(until, 1)
-
-    assert None is users.get("k")
-    assert None is users.get_entry("k")
+    entry = users.get_entry("k")
+    assert expected == (entry and entry.value)
 
 
 def test_what_was_set_is_stale_after_its_ttl_too(time, origin, until):
