@@ -314,7 +314,10 @@ class Write(NamedTuple):
 
 
 class Clear(NamedTuple):
-    """Forget all that the cache `cache` holds. Goes to every member."""
+    """Forget all that the cache `cache` holds. Goes to every owner.
+
+    Who answers NOT_OWNER has just given up a part of its range: all are told once more.
+    """
 
     rid: U64
     epoch: U64
@@ -323,7 +326,7 @@ class Clear(NamedTuple):
 
 
 class Untag(NamedTuple):
-    """Forget all that bears one of these tags. Goes to every member.
+    """Forget all that bears one of these tags. Goes to every member, as `Clear` does.
 
     Who answers HIT keeps copies of what owners have stored whose memory it cannot see,
     and is told `again` when all have answered: it may have copied from one that had not

@@ -101,7 +101,12 @@ class Core:
         self.owner.observe(version, self.now)
 
     def find(self, key: bytes, hashed: int) -> Entry | None:
-        """Return what is stored of a key here, or is on its way here."""
+        """Return what is stored of a key of ours, or is on its way here.
+
+        Of another's key there may be something too: it is given up, but not sealed yet.
+        """
+        if not self.ranges.mine(hashed):
+            return None
         entry = self.store.get(key, hashed, self.now)
         return self.handover.find(key, hashed, self.now) if entry is None else entry
 

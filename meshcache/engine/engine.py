@@ -84,7 +84,7 @@ from meshcache.engine.ops import (
 )
 from meshcache.engine.owner import Owner
 from meshcache.engine.peers import Peer, Peers
-from meshcache.engine.ranges import Lanes, Look, Ranges
+from meshcache.engine.ranges import Lanes, Look, Ranges, no_lane
 from meshcache.engine.readers import BEAT, SILENCE, Readers
 from meshcache.engine.reads import Reads
 from meshcache.engine.surveys import Surveys
@@ -98,7 +98,6 @@ from meshcache.model import Member, NodeId, State
 from meshcache.placement.placement import Placement
 from meshcache.store.arena import Arena, private
 from meshcache.store.layout import Layout
-from meshcache.store.view import View
 
 __all__ = ["Engine"]
 
@@ -110,10 +109,6 @@ ANNOUNCE_INTERVAL: Final = 10.0
 
 ARRIVAL: Final = 1.0
 """Seconds for which a node that leaves awaits the entries on their way to it."""
-
-
-def _no_lane(_member: Member) -> View | None:
-    return None
 
 
 @final
@@ -149,7 +144,7 @@ class Engine:
         *,
         memory: mmap | None = None,
         host: int = 0,
-        open_lane: Lanes = _no_lane,
+        open_lane: Lanes = no_lane,
         look: Look = tuple,
         expecting: bool = False,
         alone: Placement | None = None,
@@ -160,7 +155,10 @@ class Engine:
         flights = Flights(config.max_flights, config.max_waiters, first_id)
         owner = Owner(store, flights, wall_offset_ns)
         handover = Handover(store, owner, config.request_timeout / 2)
-        ranges = Ranges(me, store, peers, handover, open_lane=open_lane, look=look)
+        readers = Readers(me)
+        ranges = Ranges(
+            me, store, peers, readers, handover, open_lane=open_lane, look=look
+        )
         core = Core(
             me=me,
             config=config,
@@ -171,14 +169,14 @@ class Engine:
             peers=peers,
             ranges=ranges,
             flights=flights,
-            readers=Readers(me),
+            readers=readers,
             now=now,
         )
         self._core = core
         self._calls = Calls(core, self._doubt)
         self._reads = Reads(core, self._calls)
         self._writes = Writes(core, self._calls)
-        self._forgets = Forgets(core, self._calls)
+        self._forgets = Forgets(core, self._calls, self._reclaim)
         self._leases = Leases(core, self._calls)
         self._lending = Lending(core, self._leases)
         self._fills = Fills(core, self._calls, self._leases)
@@ -187,7 +185,9 @@ class Engine:
         self._loaders = Register(())
         self._settling = False
         self._leave_by: float | None = None
-        self._held = HeldBack(core, self._receive_addressed, self._operate)
+        self._held = HeldBack(
+            core, self._receive_addressed, self._operate, self._reclaim
+        )
         self.swim = Swim(me, Settings.of(config), rng)
         self.store = store
         self.owner = owner
@@ -196,7 +196,8 @@ class Engine:
             ranges.expect(now)
         ranges.update([me], now) if alone is None else ranges.own_all(alone)
         self._settle_soon()
-        self._begin_beats(now)
+        core.agenda.at(now + BEAT, self._beat)
+        core.agenda.at(now + ANNOUNCE_INTERVAL, self._announce)
 
     @property
     def readers(self) -> int:
@@ -216,11 +217,6 @@ class Engine:
     def me(self) -> Member:
         """This node as membership knows it."""
         return self.swim.me
-
-    def _begin_beats(self, now: float) -> None:
-        agenda = self._core.agenda
-        agenda.at(now + BEAT, self._beat)
-        agenda.at(now + ANNOUNCE_INTERVAL, self._announce)
 
     # --- inputs ------------------------------------------------------------------
 
@@ -497,7 +493,7 @@ class Engine:
             if known is not peer:
                 if known is not None:
                     self._gone(known)  # another process has taken its place
-                core.ranges.meet(member)
+                core.ranges.meet(member, core.now)
                 self._greet(peer)
         elif known is not None and known.member.epoch <= member.epoch:
             self._gone(known)
@@ -554,9 +550,12 @@ class Engine:
             if peer.followed and now + BEAT - peer.heard > SILENCE:
                 peer.followed = False
                 peer.generations.bump_all()
-        core.ranges.reclaim(now)
-        self._settle_soon()
+        self._reclaim()
         core.agenda.at(now + BEAT, self._beat)
+
+    def _reclaim(self) -> None:
+        self._core.ranges.reclaim(self._core.now)
+        self._settle_soon()
 
     # --- outputs -----------------------------------------------------------------
 

@@ -4,6 +4,10 @@ Nobody knows which entries those are. So each member leaves a mark in its arena,
 says up to which version what bears that name is void, and detaches the loads that are
 under way for it. When all have answered, it holds everywhere.
 
+**All are told once more** if somebody has just given up a part of its range. Its heir
+may have been told before it was, and then have taken over what it had stored since: by
+a load that it had not been told to drop yet.
+
 **Tags are told twice**, to those who read some owner's values over the wire. What they
 keep near of these falls by an account of their own (`Ranges.copies`), and that may have
 been right too early: told of the tag, they read a value from an owner that was not told
@@ -37,6 +41,7 @@ from meshcache.model import State
 __all__ = ["Forgets"]
 
 DONE: Final = WriteResult(Status.HIT, b"")
+MOVED: Final = WriteResult(Status.NOT_OWNER, b"")
 NOBODY: Final = Unreached("", unknown=False)
 
 Told: TypeAlias = WriteResult | Unreached
@@ -46,13 +51,20 @@ Message: TypeAlias = Callable[[Peer, int, int], Clear | Untag]
 
 @final
 class Forgets:
-    """Invalidation of much at once. Confined to the driver thread."""
+    """Invalidation of much at once. Confined to the driver thread.
 
-    __slots__ = ("_calls", "_core")
+    Args:
+        core: of the engine.
+        calls: likewise.
+        reclaim: looks whether others have opened what is ours.
+    """
 
-    def __init__(self, core: Core, calls: Calls) -> None:
+    __slots__ = ("_calls", "_core", "_reclaim")
+
+    def __init__(self, core: Core, calls: Calls, reclaim: Callable[[], None]) -> None:
         self._core = core
         self._calls = calls
+        self._reclaim = reclaim
 
     # --- for the application -----------------------------------------------------
 
@@ -60,16 +72,36 @@ class Forgets:
         """Forget it here and on every member that may have some of it."""
         members = [p for p in self._core.peers if p.member.state <= State.SUSPECT]
         if isinstance(op, ClearCache):
-            self._forget_cache(op.cache)
             owners = [peer for peer in members if peer.member.weight]
             clear = partial(_clear_message, op.cache)
-            self._tell(owners, clear, partial(self._complete, ticket))
+            forget = partial(self._forget_cache, op.cache)
+            self._tell_all(owners, forget, clear, partial(self._complete, ticket))
         elif op.tags:
-            self._forget_tags(op.tags)
             untag = partial(_untag_message, op.tags, again=False)
-            self._tell(members, untag, partial(self._tell_again, ticket, op, members))
+            forget = partial(self._forget_tags, op.tags)
+            done = partial(self._tell_again, ticket, op, members)
+            self._tell_all(members, forget, untag, done)
         else:
             self._complete(ticket, ())
+
+    def _tell_all(
+        self,
+        peers: Sequence[Peer],
+        forget: Callable[[], None],
+        message: Message,
+        done: Callable[[tuple[Told, ...]], None],
+    ) -> None:
+        """Forget it here and have *peers* do so; once more if something has moved."""
+
+        def told(results: tuple[Told, ...]) -> None:
+            if MOVED not in results:
+                done(results)
+                return
+            forget()
+            self._tell(peers, message, lambda last: done(_merged(results, last)))
+
+        forget()
+        self._tell(peers, message, told)
 
     def _tell_again(
         self,
@@ -80,7 +112,7 @@ class Forgets:
     ) -> None:
         """All owners have been told: what is read from now on bears the tag anew."""
         self._forget_copies(op.tags)
-        copied = [i for i, told in enumerate(results) if told == DONE]
+        copied = [i for i, told in enumerate(results) if told in (DONE, MOVED)]
 
         def done(second: tuple[Told, ...]) -> None:
             last = dict(zip(copied, second, strict=True))
@@ -132,7 +164,15 @@ class Forgets:
             self._forget_tags(message.tags)
             if not self._core.ranges.copying:
                 status = Status.MISS
+        if self._has_moved():
+            status = Status.NOT_OWNER
         self._core.reply(route, Written(message.rid, (Found(status, b"", 0, 0),)))
+
+    def _has_moved(self) -> bool:
+        """Whether we have given up something since the caller may have begun."""
+        self._reclaim()
+        core = self._core
+        return core.now - core.handover.gave_up_at <= core.config.request_timeout
 
     # --- here --------------------------------------------------------------------
 
@@ -179,6 +219,12 @@ def _untag_message(
     again: bool,
 ) -> Untag:
     return Untag(rid, peer.member.epoch, budget_ms, tags, again)
+
+
+def _merged(first: Sequence[Told], last: Sequence[Told]) -> tuple[Told, ...]:
+    """Return what came of telling twice: who was missed once was not told in time."""
+    pairs = zip(first, last, strict=True)
+    return tuple(a if isinstance(a, Unreached) else b for a, b in pairs)
 
 
 def _answered(gather: Gather[Told], index: int, peer: Peer, answer: Answer) -> None:

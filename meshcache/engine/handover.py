@@ -20,6 +20,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Final, NamedTuple, final
 
+from meshcache.clock import NEVER
 from meshcache.codec.envelope import tags_of
 from meshcache.engine.owner import Owner
 from meshcache.errors import ValueTooLarge
@@ -39,6 +40,11 @@ PAUSE: Final = 0.001
 
 HELPING: Final = 128
 """Entries looked at in one go, so that it takes a few milliseconds at most."""
+
+STRANGERS: Final = 5.0
+"""Seconds for which a living node of this host is waited for that membership has not
+met. They meet in a second at most, unless they have different secrets, or one of them
+stands still."""
 
 MAX_WRITTEN: Final = 1_000_000
 """Keys written here while entries arrive. Beyond, what has not come by then is lost:
@@ -90,6 +96,9 @@ class _Counts:
 class Handover:
     """What this node is taking over. Confined to the driver thread.
 
+    Attributes:
+        gave_up_at: when something of ours was last given up, or taken away.
+
     Args:
         store: of this node.
         owner: likewise.
@@ -102,11 +111,16 @@ class Handover:
         self._owner = owner
         self._patience = patience
         self._waiting: dict[int, _Waiting] = {}
+        # What those who are waited for looked like, and until when nothing else can
+        # end the wait.
+        self._standing: dict[View, bytes] = {}
+        self._idle_until = 0.0
         self._expected: set[int] = set()
         self._expected_since = 0.0
         self._sources: list[_Source] = []
         self._arriving: set[int] = set()
         self._leaving: set[int] = set()
+        self.gave_up_at = float("-inf")
         self.counts = _Counts()
 
     @property
@@ -135,6 +149,17 @@ class Handover:
         """Open *partition* only when the arena of its old owner shows it sealed."""
         self._expected.discard(partition)
         self._waiting[partition] = _Waiting(view, node_id, now)
+        self._standing[view] = b""
+
+    def parted(self) -> None:
+        """Hear that membership has given somebody up."""
+        self._idle_until = 0.0
+
+    def met(self, node_id: NodeId, now: float) -> None:
+        """Hear that the owner waited for is met only now: patience begins anew."""
+        for partition, waiting in self._waiting.items():
+            if waiting.node_id == node_id:
+                self._waiting[partition] = waiting._replace(since=now)
 
     def expect(self, partition: int, now: float) -> None:
         """Open *partition* only when discovery has said who else there is."""
@@ -164,22 +189,25 @@ class Handover:
         return waiting is not None and now - waiting.since < self._patience
 
     def sealed(
-        self, now: float, *, alone: bool, gone: Callable[[NodeId], bool]
+        self, now: float, *, alone: bool, gone: Callable[[NodeId, float], bool]
     ) -> list[Sealed]:
         """Return, once, the partitions that nobody is waited for any more.
 
-        An old owner that is *gone* in membership's eyes but has sealed nothing is not
-        waited for beyond `patience`. *alone* tells that discovery found nobody.
+        An old owner that is *gone*, after it was waited for since then, is deposed.
+        *alone* tells that discovery found nobody.
         """
         found = []
         if self._expected and (alone or now - self._expected_since >= self._patience):
             since = self._expected_since
             found = [Sealed(p, None, since) for p in sorted(self._expected)]
             self._expected.clear()
+        if self._is_idle(now):
+            return found
         deposed: dict[View, list[int]] = {}
         for partition, (view, node_id, since) in list(self._waiting.items()):
             if not view.sealed(partition):
-                if self.waits(since, now) or not gone(node_id):
+                if not gone(node_id, since):
+                    self._idle_until = min(self._idle_until, self._due(since, now))
                     continue
                 deposed.setdefault(view, []).append(partition)
                 self.counts.unsealed += 1
@@ -189,13 +217,31 @@ class Handover:
             view.depose(partitions, now)
         return found
 
+    def _is_idle(self, now: float) -> bool:
+        """Whether nobody has sealed anything, and nobody's time is over.
+
+        To look at every partition takes milliseconds.
+        """
+        standing = {view: view.standing for view in self._standing}
+        if standing == self._standing and now < self._idle_until:
+            return True
+        views = {waiting.view for waiting in self._waiting.values()}
+        self._standing = {v: s for v, s in standing.items() if v in views}
+        self._idle_until = NEVER
+        return False
+
+    def _due(self, since: float, now: float) -> float:
+        """Return when an owner that has been waited for may be waited for no more."""
+        patience = since + self._patience
+        return (patience if patience > now else since + STRANGERS) + POLL
+
     def awaits(self, partition: int) -> bool:
         """Whether *partition* is ours and not open yet, for a reason."""
         return partition in self._waiting or partition in self._expected
 
-    def waits(self, since: float, now: float) -> bool:
-        """Whether patience lasts with what was begun at *since*."""
-        return now - since < self._patience
+    def waits(self, since: float, now: float, *, stranger: bool) -> bool:
+        """Whether patience lasts with an owner that has been waited for since then."""
+        return now - since < (STRANGERS if stranger else self._patience)
 
     # --- entries arriving --------------------------------------------------------
 
@@ -284,7 +330,7 @@ class Handover:
             if not self._sources:
                 self._owner.wrote = None
             if gone:
-                self._store.give_up(gone, now)
+                self.seal(gone, now)
 
     # --- giving up ---------------------------------------------------------------
 
@@ -296,6 +342,11 @@ class Handover:
             return False
         self._leaving.add(partition)
         return True
+
+    def seal(self, partitions: Iterable[int], now: float) -> None:
+        """Give up *partitions* for good, under the store's lock."""
+        self._store.give_up(partitions, now)
+        self.gave_up_at = now
 
     def keep(self, partition: int) -> bool:
         """Whether *partition* was to be given up, has not been, and is ours again."""

@@ -7,7 +7,7 @@ patience is over they are let through, and find what they find.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TypeAlias, final
 
@@ -52,17 +52,20 @@ class HeldBack:
         core: of the engine.
         serve: takes a peer's request, when it comes again.
         operate: takes an operation of this process likewise.
+        reclaim: is called when others have opened what is ours.
     """
 
-    __slots__ = ("_core", "_operate", "_serve", "_waiting")
+    __slots__ = ("_core", "_operate", "_reclaim", "_serve", "_waiting")
 
     def __init__(
         self,
         core: Core,
         serve: Callable[[Addressed, Route], None],
         operate: Callable[[Ticket, Operation], None],
+        reclaim: Callable[[], None],
     ) -> None:
         self._core = core
+        self._reclaim = reclaim
         self._serve = serve
         self._operate = operate
         self._waiting: dict[Ticket, Operation] = {}
@@ -101,14 +104,16 @@ class HeldBack:
         if op is not None:
             self._operate(ticket, op)
 
-    def _must_wait(self, hashes: Iterable[int]) -> bool:
-        handover, now = self._core.handover, self._core.now
+    def _must_wait(self, hashes: Sequence[int]) -> bool:
+        handover, ranges, now = self._core.handover, self._core.ranges, self._core.now
+        if any(ranges.deposed(hashed) for hashed in hashes):
+            self._reclaim()
         return handover.waiting and any(
             handover.holds_back(partition_of(hashed), now) for hashed in hashes
         )
 
 
-def _hashes(op: Operation) -> Iterable[int]:
+def _hashes(op: Operation) -> Sequence[int]:
     match op:
         case GetKeys(keys) | LoadKeys(keys):
             return [hashed for _, hashed in keys]
@@ -120,12 +125,12 @@ def _hashes(op: Operation) -> Iterable[int]:
             return ()
 
 
-def _hashes_asked(message: Addressed) -> Iterable[int]:
+def _hashes_asked(message: Addressed) -> Sequence[int]:
     match message:
         case Fetch() | Borrow():
-            return (key_hash(key) for key in message.keys)
+            return [key_hash(key) for key in message.keys]
         case Write():
-            return (key_hash(item.key) for item in message.items)
+            return [key_hash(item.key) for item in message.items]
         case Load():
             return (key_hash(message.key),)
         case _:

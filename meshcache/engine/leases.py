@@ -64,8 +64,9 @@ class Leases:
     def joinable(self, key: bytes, hashed: int, than: int = 0) -> Flight | None:
         """Return the flight to join, unless something was written since its start.
 
-        A write to a key of ours detaches its very flight. Of a peer's key we hear by
-        its bucket; if another key was meant, the owner has us join its own flight.
+        A write to a key of ours detaches its very flight, once we hold it. Of a peer's
+        key we hear by its bucket; if another key was meant, the owner has us join its
+        own flight.
         """
         core, flights = self._core, self._core.flights
         flight = flights.joinable(key, beside=self._flies_beside(hashed, than))
@@ -75,10 +76,11 @@ class Leases:
             # A loader that hangs must not take its key with it.
             flights.detach(flight)
             return None
-        if core.ranges.mine(hashed):
+        if core.ranges.mine(hashed) and core.store.granted(partition_of(hashed)):
             return flight
         stamp = flight.stamp if isinstance(flight.stamp, Stamp) else None
-        fallen = stamp is not None and not stamp.stands
+        # Without one an owner has it that is not the table's: we hear nothing of it.
+        fallen = stamp is None or not stamp.stands
         # What is on its way may bear a tag that was invalidated since, or be no newer
         # than what this caller holds.
         early = flight.than < than or (stamp is not None and not stamp.quiet)

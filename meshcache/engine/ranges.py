@@ -18,6 +18,7 @@ from typing import Final, final
 
 from meshcache.engine.handover import Handover, Sealed
 from meshcache.engine.peers import Peers
+from meshcache.engine.readers import Readers
 from meshcache.hashing import PARTITIONS, bucket_of, partition_of
 from meshcache.model import Member, NodeId
 from meshcache.placement.placement import Placement
@@ -29,13 +30,18 @@ from meshcache.store.layout import SEALED
 from meshcache.store.tags import private_tags
 from meshcache.store.view import View, seal_time
 
-__all__ = ["Lanes", "Look", "Ranges"]
+__all__ = ["Lanes", "Look", "Ranges", "no_lane"]
 
 Lanes = Callable[[Member], View | None]
 """Opens the arena of a member, if it lies on this host; must not block."""
 
 Look = Callable[[], Iterable[View]]
 """Opens the arenas of this host that have come since the last look."""
+
+
+def no_lane(_member: Member) -> View | None:
+    """Open no arena: those of others cannot be seen."""
+    return None
 
 
 @final
@@ -56,8 +62,10 @@ class Ranges:
         "_orphans",
         "_peers",
         "_placement",
+        "_readers",
         "_since",
         "_store",
+        "_strangers",
         "_wired",
         "copies",
         "table",
@@ -69,6 +77,7 @@ class Ranges:
         me: Member,
         store: Arena,
         peers: Peers,
+        readers: Readers,
         handover: Handover,
         *,
         open_lane: Lanes,
@@ -77,10 +86,13 @@ class Ranges:
         self._me = me
         self._store = store
         self._peers = peers
+        self._readers = readers
         self._handover = handover
         self._open_lane = open_lane
         self._look = look
         self._lanes: dict[NodeId, View] = {}
+        # Of the lanes, those whose owners membership has not met yet.
+        self._strangers: set[NodeId] = set()
         self._orphans: tuple[View, ...] = ()
         self._expecting = False
         self._since = 1
@@ -114,16 +126,27 @@ class Ranges:
         *orphans* are those whose owners had died; what none of the living has ever
         held is taken over from them.
         """
-        for view in living:
-            self._lanes.setdefault(NodeId(view.node_id), view)
+        self._find(living)
         self._orphans = tuple(orphans)
+
+    def _find(self, living: Iterable[View]) -> None:
+        """Take note of arenas whose owners may be yet to be met."""
+        for view in living:
+            node_id = NodeId(view.node_id)
+            if self._lanes.setdefault(node_id, view) is view:
+                self._strangers.add(node_id)
 
     def discovered(self, *, nobody: bool) -> None:
         """Hear what discovery's first look brought."""
         self._expecting = self._expecting and not nobody
 
-    def meet(self, member: Member) -> None:
-        """Open the arena of a member that is new, if it lies on this host."""
+    def meet(self, member: Member, now: float) -> None:
+        """Open the arena of a member that is new, if it lies on this host.
+
+        Only now does it hear of us, and what it is to seal.
+        """
+        self._strangers.discard(member.node_id)
+        self._handover.met(member.node_id, now)
         view = self._open_lane(member)
         if view is not None:
             self._lanes[member.node_id] = view
@@ -134,6 +157,8 @@ class Ranges:
         When it held them last is kept: who held them before that is not to be asked.
         """
         self._wired.discard(node_id)
+        self._strangers.discard(node_id)
+        self._handover.parted()
         view = self._lanes.pop(node_id, None)
         if view is None:
             return
@@ -186,7 +211,7 @@ class Ranges:
                     lost.append(partition)
                 self.tenures[partition] = self._tenure_of(owner)
         if lost:
-            self._store.give_up(lost, now)
+            self._handover.seal(lost, now)
         self._open(gained, old, now)
 
     def _begins(self, table: Table) -> bool:
@@ -229,6 +254,8 @@ class Ranges:
             self._intact = table, tenures
             return
         deposed = [p for p in shut if not self._handover.awaits(p)]
+        if deposed:
+            self._handover.gave_up_at = now
         for partition in deposed:
             self.tenures[partition].end()
         with store.lock:
@@ -257,8 +284,7 @@ class Ranges:
             return []
         first = len(gained) == PARTITIONS and self._is_new()
         before = self._grant(gained, first=first)
-        for view in self._look():
-            self._lanes.setdefault(NodeId(view.node_id), view)
+        self._find(self._look())
         alone = not self._lanes and not self._orphans
         if first and alone and all(view is None for _, view, _ in gained):
             return self._open_all()
@@ -271,6 +297,9 @@ class Ranges:
             self._handover.opened(partition)
             self.tenures[partition] = self._tenure_of(self._me)
             opened.append(partition)
+            if tenure:
+                # Who read it when we had it before may have missed who had it since.
+                self._readers.moved_all()
             if old is not None and self._is_far(old.owner(partition)):
                 continue
             held = self._holders(partition, waited)
@@ -357,7 +386,7 @@ class Ranges:
         sealed = handover.sealed(
             now,
             alone=not self._expecting,
-            gone=lambda node: self._peers.get(node) is None,
+            gone=lambda node, since: self._is_gone(node, since, now),
         )
         free = [s for s in sealed if not self._is_held(s.partition, s.since, now)]
         with self._store.lock:
@@ -377,12 +406,20 @@ class Ranges:
     def _is_held(self, partition: int, since: float, now: float) -> bool:
         """Whether somebody has to seal a partition yet, who is waited for then."""
         for node_id, view in self._lanes.items():
-            if not view.sealed(partition) and (
-                self._handover.waits(since, now) or self._peers.get(node_id) is not None
-            ):
+            if not view.sealed(partition) and not self._is_gone(node_id, since, now):
                 self._handover.wait(partition, view, node_id, since)
                 return True
         return False
+
+    def _is_gone(self, node_id: NodeId, since: float, now: float) -> bool:
+        """Whether a node is not waited for any more, after having been since *since*.
+
+        Membership has given it up. One that it has not met lives, by its lock: they
+        find each other soon, if they can at all.
+        """
+        stranger = node_id in self._strangers
+        waits = self._handover.waits(since, now, stranger=stranger)
+        return not waits and self._peers.get(node_id) is None
 
     def _tenure_of(self, owner: Member | None) -> Tenure:
         if owner is None:
@@ -424,6 +461,25 @@ class Ranges:
         owner = self.table.owner_of(hashed)
         return owner is not None and owner.node_id == self._me.node_id
 
+    def deposed(self, hashed: int) -> bool:
+        """Whether a sibling has sealed here what we own, and we have not noticed.
+
+        It took us for dead, and has opened the key's partition in our place.
+        """
+        partition = partition_of(hashed)
+        if self._store.granted(partition) or not self.mine(hashed):
+            return False
+        return not self._handover.awaits(partition)
+
     def stamp(self, hashed: int) -> Stamp:
-        """Return the stamp of this moment, to be taken before a value is read."""
-        return self.tenures[partition_of(hashed)].stamp(bucket_of(hashed))
+        """Return the stamp of this moment, to be taken before a value is read.
+
+        One that does not stand where a sibling is the owner that has not opened the
+        key's partition, or not any more: another may hold it, and take a write.
+        """
+        partition = partition_of(hashed)
+        owner = self.table.owner_of(hashed)
+        view = None if owner is None else self._lanes.get(owner.node_id)
+        shut = view is not None and view.sealed(partition)
+        tenure = self._closed if shut else self.tenures[partition]
+        return tenure.stamp(bucket_of(hashed))

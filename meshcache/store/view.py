@@ -372,6 +372,11 @@ class View:
             return True
         return number >= SEALED_BIT and self.state != SEALING
 
+    @property
+    def standing(self) -> bytes:
+        """All that `sealed` goes by: as long as it is the same, so are the answers."""
+        return bytes((self.state,)) + self._parts.tenures
+
     def ever_held(self, partition: int) -> bool:
         """Whether *partition* has been the owner's at some time."""
         return self._parts.tenures[partition] & _TENURE != 0

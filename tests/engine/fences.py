@@ -21,23 +21,22 @@ is asked for afterwards does not bring one. Who asked before may get one.
    line to send it on (docs/explanation/consistency.md, "Notes").
 3. So it may while its process and the owner have different tables, unless whom it
    takes for the owner is on its own host: a seal ends what is near in all processes.
-   A load that joins one may be old there too, if that node holds nothing any more and
-   its process does not know yet. From another host, what was near when an owner lost
-   the partition and got it back stays near, if its process heard of neither.
+   And from another host, when an owner lost the partition and got it back and its
+   process heard of neither, until it hears of that by a note, as in rule 2.
 4. A write that failed ends nothing. If it was done all the same, its answer lost, or
    was done while a node of another host held the partition too, or took it for its
    host's, it holds on the host where it was done: from then on no arena there has
    anything older.
 5. A clear, or an invalidation of tags, ends what it was to end if every arena that
-   still had some of it was told, and the partition did not change hands meanwhile. A
-   node that the caller has not met is not told. What bears a tag is not near any more
-   where that was told, on whatever host; where it was not, it stays near for its time.
+   still had some of it was told. A node that the caller has not met is not told. What
+   bears a tag is not near any more where that was told, on whatever host; where it was
+   not, it stays near for its time.
 6. A set, add or incr whose outcome is not known may come to pass at any time, so its
    own number is not judged. While such a write is under way nobody else writes that
    key: two writers race for reasons of their own.
 
 In the end all lines are mended, all news told, and all that waits is let happen. Then
-rules 2 and 3 excuse nothing any more but that last, nor does rule 5 but for tags.
+rules 2 and 3 excuse nothing any more, nor does rule 5 but for tags.
 """
 
 from __future__ import annotations
@@ -216,7 +215,6 @@ class Ending:
     number: int
     writer: str
     serial: int
-    holders: frozenset[str]
     done_at: dict[str, dict[str, int] | None] = field(default_factory=dict)
     contested: bool = False
     over: float | None = None
@@ -270,6 +268,7 @@ class Process:
         self.leaves = False
         self.claimed: float | None = None
         self.retabled = 0.0
+        self.opened: dict[int, float] = {}
         self.due = 0.0
         self.near: dict[bytes, Kept] = {}
         self.errands: list[Errand] = []
@@ -278,6 +277,14 @@ class Process:
 
     def holds(self, partition: int) -> bool:
         return self.engine.store.granted(partition)
+
+    def notes_opened(self, partitions: Iterable[int], now: float) -> None:
+        """Take note of when it came to hold what it holds."""
+        for partition in partitions:
+            if not self.holds(partition):
+                self.opened.pop(partition, None)
+            else:
+                self.opened.setdefault(partition, now)
 
     def is_orphan(self, now: float) -> bool:
         """Whether its arena is there without it."""
@@ -329,6 +336,7 @@ class Schedule:
         self.serial = 0
         self.keys = self.rng.sample(KEYS, self.rng.choice([1, 1, 2, 3]))
         self.hashes = {key: key_hash(key) for key in self.keys}
+        self.parts = {partition_of(hashed) for hashed in self.hashes.values()}
         self.truth = dict.fromkeys(self.keys, 256)
         self.endings: dict[bytes, list[Ending]] = {key: [] for key in self.keys}
         self.open: dict[int, Ending] = {}
@@ -490,8 +498,17 @@ class Schedule:
     def comes(self) -> None:
         introducer = self.rng.choice(self.running)
         process = self.seats()
-        # At once: who meets nobody within half a request_timeout takes itself for
-        # alone, and opens what its siblings hold.
+        if self.rng.random() < SLOW_NEWS:
+            self.happened["slow joins"] += 1
+            self.later(1.5, lambda: self.introduces(process, introducer))
+        else:
+            self.introduces(process, introducer)
+        self.happened["joins"] += 1
+
+    def introduces(self, process: Process, introducer: Process) -> None:
+        """Have a newcomer meet those whom the introducer knows, and these it."""
+        if not process.runs or process.leaves:
+            return
         gossip = Gossip(introducer.engine.me, introducer.engine.members())
         self.does(process, process.engine.receive(gossip, None, self.now))
         for other in self.running:
@@ -499,7 +516,6 @@ class Schedule:
                 self.tells(process, other, ())
         if self.pools:
             self.introduces_loaders(process)
-        self.happened["joins"] += 1
 
     def tells(
         self, source: Process, target: Process, members: Iterable[Member]
@@ -703,6 +719,7 @@ class Schedule:
         for process in list(self.running):
             if process.due <= self.now and process.runs:
                 self.does(process, process.engine.tick(self.now))
+                process.notes_opened(self.parts, self.now)
 
     def waits_a_while(self) -> None:
         if self.rng.random() < 1 / 8:
@@ -870,7 +887,7 @@ class Schedule:
 
     def loads(self, process: Process, key: bytes, than: int = 0) -> None:
         """Have a key loaded, or what is stored of it, of version *than*, refreshed."""
-        floor = self.floor(key, process, joins=True)
+        floor = self.floor(key, process)
         self.says(process.name, "loads", key, "above", floor, "than", than)
         self.happened["refreshes"] += than > 0
         loader = "loads" if self.pools and self.rng.random() < 0.7 else ""
@@ -890,7 +907,7 @@ class Schedule:
 
     def loads_many(self, process: Process) -> None:
         """Have all keys loaded at once, as `get_or_load_many` does."""
-        floors = {key: self.floor(key, process, joins=True) for key in self.keys}
+        floors = {key: self.floor(key, process) for key in self.keys}
         self.says(process.name, "loads many above", floors)
         self.happened["loads of many"] += 1
         tags = tuple(sorted({tag for key in self.keys for tag in self.tags[key]}))
@@ -1001,8 +1018,7 @@ class Schedule:
         elif deed != "touch":
             self.truth[key] = (self.truth[key] >> 8) + 1 << 8
         self.serial += 1
-        number, holders = self.truth[key], self.holders(key)
-        ending = Ending(key, deed, number, process.name, self.serial, holders)
+        ending = Ending(key, deed, self.truth[key], process.name, self.serial)
         self.open[self.serial] = ending
         self.says(process.name, f"begins to {deed}", key, "at", ending.number)
         return ending
@@ -1127,14 +1143,8 @@ class Schedule:
         self.requests(process, op, done)
         self.sending = []
 
-    def holders(self, key: bytes) -> frozenset[str]:
-        partition = partition_of(self.hashes[key])
-        return frozenset(p.name for p in self.all.values() if p.holds(partition))
-
     def remains(self, ending: Ending) -> bool:
-        """Whether what a clear was to end may be left, or have been handed on."""
-        if self.holders(ending.key) != ending.holders:
-            return True
+        """Whether what a clear was to end may be left with somebody untold."""
         hashed = self.hashes[ending.key]
         return any(
             process.name not in ending.done_at
@@ -1233,7 +1243,6 @@ class Schedule:
         key: bytes,
         reader: Process | None = None,
         *,
-        joins: bool = False,
         last: bool = False,
     ) -> int:
         """Return the least number that whoever asks now may get."""
@@ -1245,7 +1254,7 @@ class Schedule:
                 or not (
                     self.is_untold(ending, reader, last=last)
                     or self.is_unheard(ending, reader)
-                    or (not last and self.is_excused(ending, reader, joins=joins))
+                    or (not last and self.is_excused(ending, reader))
                 )
             ),
             default=0,
@@ -1257,26 +1266,31 @@ class Schedule:
         return DEEDS[ending.deed] in whats and reader.name not in ending.done_at
 
     def is_unheard(self, ending: Ending, reader: Process) -> bool:
-        """Whether another host's node did it, unheard of by *reader* to this day."""
+        """Whether another host's node did it, and *reader* has yet to hear of that.
+
+        From whom it takes for the owner, who has got the partition back.
+        """
         owner = reader.engine.ranges.owner(self.hashes[ending.key])
         other = None if owner is None else self.all.get(owner.address[:-2])
         if other is None or other.host == reader.host or ending.over is None:
             return False
-        return other.name not in ending.done_at and reader.retabled <= ending.over
+        if other.name in ending.done_at or reader.retabled > ending.over:
+            return False
+        partition = partition_of(self.hashes[ending.key])
+        return self.now < other.opened.get(partition, START) + SILENCE + SLACK
 
-    def is_excused(self, ending: Ending, reader: Process, *, joins: bool) -> bool:
+    def is_excused(self, ending: Ending, reader: Process) -> bool:
         """Whether *reader* cannot know yet that something has ended: rules 2 and 3.
 
-        It has it near, or *joins* a load.
+        It has it near, or joins a load.
         """
         if DEEDS[ending.deed] is TAGS:
             return False
         hashed = self.hashes[ending.key]
         owner = reader.engine.ranges.owner(hashed)
         other = None if owner is None else self.all.get(owner.address[:-2])
-        here = other is not None and other.host == reader.host
-        if here:
-            return joins and not other.holds(partition_of(hashed))
+        if other is not None and other.host == reader.host:
+            return False
         if other is None or not self.agree(other, reader, ending.key):
             return True
         notes = ending.done_at.get(other.name)

@@ -78,6 +78,7 @@ def test_no_schedule_leaves_or_brings_what_was_ended(first):
         "refreshes": 50,
         "loads of many": 500,
         "joins": 100,
+        "slow joins": 20,
         "leaves": 50,
         "deaths": 50,
         "accusations": 50,
@@ -296,6 +297,33 @@ def a_fallen_stamp_is_joined(patch):
 @broken
 def a_late_value_goes_out_under_a_newer_lease(patch):
     patch.setattr(part("fill.flight").Flights, "renew", nothing)
+
+
+@broken
+def who_had_it_before_tells_nobody(patch):
+    patch.setattr(part("engine.readers").Readers, "moved_all", nothing)
+
+
+@broken
+def a_sibling_that_has_not_opened_is_trusted(patch):
+    ranges = part("engine.ranges").Ranges
+
+    def stamp(self, hashed):
+        tenure = self.tenures[part("hashing").partition_of(hashed)]
+        return tenure.stamp(part("hashing").bucket_of(hashed))
+
+    patch.setattr(ranges, "stamp", stamp)
+
+
+@broken
+def what_is_given_up_is_read_with_the_heirs_stamp(patch):
+    core = part("engine.core").Core
+
+    def find(self, key, hashed):
+        entry = self.store.get(key, hashed, self.now)
+        return entry or self.handover.find(key, hashed, self.now)
+
+    patch.setattr(core, "find", find)
 
 
 def is_noticed(rule: str) -> bool:

@@ -4,16 +4,29 @@ from __future__ import annotations
 
 import pytest
 
+from meshcache.codec.envelope import Envelope
 from meshcache.codec.messages import Status, Verb
 from meshcache.codec.values import MsgpackCodec
 from meshcache.engine.handover import POLL
-from meshcache.engine.ops import Closed, Forsake, GetKeys, Results, Unreached
+from meshcache.engine.ops import (
+    ClearCache,
+    Closed,
+    Forsake,
+    GetKeys,
+    InvalidateTags,
+    Results,
+    Unreached,
+    WriteResult,
+    WriteResults,
+)
 from meshcache.engine.readers import BEAT
 from meshcache.hashing import key_hash, partition_of
 from meshcache.placement.placement import Placement
 from meshcache.store.layout import SEALING, Words
 
 NUMBERS = MsgpackCodec()
+RED = 0x1111_0000_0001
+DONE = WriteResult(Status.HIT, b"")
 PATIENCE = 0.5
 """Half of the default `request_timeout`."""
 
@@ -450,6 +463,66 @@ def test_beyond_patience_reads_miss_writes_are_refused_and_nothing_is_near(host)
     assert not stamp.stands
     assert None is h.direct("bob", Verb.SET, keys[0], b"new")
     assert b"v" + keys[0] == h.value("ann", keys[0])
+
+
+def test_patience_begins_anew_when_the_old_owner_is_met(host):
+    h = alone(host)
+    keys = moving(h, "bob")
+    h.starts("bob", found=False)
+    h.holds("ann")
+    h.discovers("bob", "bob")
+    h.passes(PATIENCE + 2 * POLL)
+    early = h.gets("bob", keys[0])
+    assert Results((None,)) == h.outcome("bob", early)
+
+    h.knows("bob", "ann")
+    h.passes(PATIENCE / 2)
+    read = h.gets("bob", keys[0])
+    assert None is h.outcome("bob", read)
+    h.releases("ann")
+    h.settles()
+    assert b"v" + keys[0] == value_of(h, "bob", read)
+
+
+def test_nothing_stands_on_an_owner_that_has_not_opened_yet(host):
+    h, keys = waiting(host)
+    hashed = key_hash(keys[0])
+    assert "bob" == h.owner("cat", keys[0])
+    assert not h["cat"].ranges.stamp(hashed).stands
+
+    h.releases("ann")
+    h.settles()
+    assert h["cat"].ranges.stamp(hashed).stands
+
+
+# --- what is forgotten meanwhile --------------------------------------------------
+
+
+@pytest.mark.parametrize("forgotten", [ClearCache("c"), InvalidateTags((RED,))])
+def test_what_came_over_from_one_that_was_told_later_is_forgotten_too(host, forgotten):
+    """It was loaded before, and stored by one who had not been told to drop it."""
+    h = alone(host)
+    h.starts("bob")
+    h.settles()
+    key = moving(h, "cat", 1)[0]
+    h.direct("ann", Verb.DELETE, key)
+    lease = h.outcome("ann", h.loads("ann", key)).lease
+    h.holds("ann")
+    h.starts("cat")
+    h.passes(0.05)
+    ticket = h.asks("bob", forgotten)
+    h.passes(0.05)
+    late = Envelope(b"late", tags=(RED,)).wrap()
+    h.delivers("ann", lease, late)
+    h.knows("ann", "cat")
+    h.passes(0.05)
+    assert late == h.value("cat", key)
+    assert None is h.outcome("bob", ticket)
+
+    h.releases("ann")
+    h.passes(0.1)
+    assert WriteResults((DONE,) * 3) == h.outcome("bob", ticket)
+    assert None is h.value("cat", key)
 
 
 # --- what is held back ------------------------------------------------------------

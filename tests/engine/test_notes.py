@@ -113,13 +113,24 @@ def test_a_reader_that_is_dropped_is_told_to_trust_nothing(story):
 
 
 def test_a_reader_that_goes_on_asking_is_kept(story):
-    s = story("ann")
+    s = story()
     for _ in range(3):
         s.fetch(s.key("me"), route="r1")
         s.passes(READER_IDLE - BEAT)
 
     assert 1 == s.count("readers")
     assert not any(m.everything for m in s.replied(Invalidate))
+
+
+def test_readers_trust_nothing_of_who_gets_back_what_it_had(story, member):
+    """Whoever had it meanwhile may have taken writes that they never heard of."""
+    s = story()
+    s.fetch(s.key("me"), route="r1")
+    s.meets(member("ann"))
+    assert [] == s.replied(Invalidate)
+    s.buries("ann")
+
+    assert [(1, True, ())] == [m[2:] for m in s.replied(Invalidate, "r1")]
 
 
 def test_notes_come_before_everything_else_and_once(story):

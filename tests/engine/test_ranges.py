@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from meshcache.codec.messages import Verb
+from meshcache.engine.handover import STRANGERS
 from meshcache.engine.ops import Results
 from meshcache.engine.readers import BEAT
 from meshcache.hashing import key_hash, partition_of
@@ -402,6 +403,21 @@ def test_what_another_has_sealed_here_is_open_again_after_a_beat(host, times):
         assert 16_384 == granted(h, "ann")
 
 
+def test_who_asks_for_what_another_has_sealed_here_has_it_opened_at_once(host):
+    h = alone(host)
+    key = fill(h, "ann", 1)[0]
+    h.passes(0.1)
+    partition = partition_of(key_hash(key))
+    View(h.nodes["ann"].memory).depose([partition], h.now)
+    assert h["ann"].ranges.deposed(key_hash(key))
+    tenure = h["ann"].ranges.tenures[partition]
+    h.gets("ann", key)
+
+    assert tenure.ended
+    assert h.nodes["ann"].granted(partition)
+    assert not h["ann"].ranges.deposed(key_hash(key))
+
+
 # --- newcomers --------------------------------------------------------------------
 
 
@@ -460,10 +476,27 @@ def test_a_living_arena_that_membership_has_not_met_is_waited_for(host):
     fill(h, "ann")
     h.starts("bob", found=False)
     h.holds("ann")
-    h.discovers("bob", "bob")
-    h.passes(PATIENCE / 2)
-
+    h.discovers("bob")
+    h.passes(STRANGERS - 0.1)
     assert 0 == granted(h, "bob")
+    assert 16_384 == granted(h, "ann")
+
+    h.releases("ann")
+    h.settles()
+    assert 16_384 == granted(h, "ann") + granted(h, "bob")
+
+
+def test_one_that_cannot_be_met_is_not_waited_for_for_ever(host):
+    h = alone(host)
+    key = fill(h, "ann", 1)[0]
+    h.starts("bob", found=False)
+    h.holds("ann")
+    h.discovers("bob", "bob")
+    h.passes(STRANGERS + 0.1)
+    h.passes(0.1)
+
+    assert 16_384 == granted(h, "bob")
+    assert written([key]) == seen(h, "bob", [key])
 
 
 def test_an_arena_whose_owner_ended_before_it_was_met_is_let_go(host):

@@ -10,6 +10,7 @@ import pytest
 from meshcache.clock import NEVER
 from meshcache.codec.envelope import Envelope, tags_of
 from meshcache.codec.messages import (
+    Clear,
     Fetch,
     Filled,
     Found,
@@ -40,6 +41,7 @@ from meshcache.hashing import bucket_of, key_hash, partition_of
 RED, BLUE, GREEN = 0x1111_0000_0001, 0x2222_0000_0002, 0x3333_0000_0003
 DONE = WriteResult(Status.HIT, b"")
 KEEPS = Found(Status.HIT, b"", 0, 0)
+MOVED = Found(Status.NOT_OWNER, b"", 0, 0)
 KEEPS_NOTHING = Found(Status.MISS, b"", 0, 0)
 
 
@@ -92,6 +94,53 @@ def test_who_keeps_copies_is_told_again_when_all_have_answered(story):
     assert WriteResults((DONE,) * 4) == s.outcome(ticket)
 
 
+def test_all_are_told_once_more_when_one_has_just_given_up_a_part_of_its_range(story):
+    s = story("ann", "bob")
+    ticket = s.asks(InvalidateTags((RED,)))
+    first = {name: s.sent(Untag, name)[0] for name in s.peers}
+    s.hears(Written(first["ann"].rid, (MOVED,)))
+    late = tagged(RED)
+    s.set(s.key("me"), late)
+    s.hears(Written(first["bob"].rid, (KEEPS_NOTHING,)))
+
+    # What has come over meanwhile may have been loaded before anybody was told.
+    assert stored(s, s.key("me")) is None
+    second = {name: s.sent(Untag, name)[0] for name in s.peers}
+    assert [False, False] == [untag.again for untag in second.values()]
+    s.hears(Written(second["bob"].rid, (KEEPS_NOTHING,)))
+    s.hears(Written(second["ann"].rid, (MOVED,)))
+    (third,) = s.sent(Untag)
+    assert third.again
+    assert s.waits(ticket)
+    s.hears(Written(third.rid, (KEEPS,)))
+    assert WriteResults((DONE,) * 3) == s.outcome(ticket)
+
+
+def test_who_was_told_only_the_second_time_was_not_reached(story):
+    """It may have handed over in between what it should have dropped."""
+    s = story("ann", "bob")
+    ticket = s.asks(ClearCache("c"))
+    ann, bob = (s.sent(Clear, name)[0] for name in s.peers)
+    s.hears(Refused(ann.rid, Reason.OVERLOADED))
+    s.hears(Written(bob.rid, (MOVED,)))
+    for again in s.sent(Clear):
+        s.hears(Written(again.rid, (KEEPS,)))
+
+    assert {Unreached("ann:2", unknown=False), DONE} == set(s.outcome(ticket).results)
+
+
+def test_who_has_just_given_up_a_part_of_its_range_says_so(story):
+    s = story("ann")
+
+    assert [Written(9, (MOVED,))] == untagged(s, RED)
+    s.hears(Clear(9, s.me.epoch, 1000, "c"), "a peer")
+    assert [Written(9, (MOVED,))] == s.replied(Written, "a peer")
+
+    s.passes(2 * s.config.request_timeout)
+
+    assert [Written(9, (KEEPS,))] == untagged(s, RED)
+
+
 def test_who_was_not_reached_is_told_of_whichever_time_it_was(story):
     s = story("ann", "bob", "cat", "dan")
     s.breaks("ann")
@@ -123,6 +172,8 @@ def test_alone_it_is_done_at_once_and_without_tags_too(story):
 def test_who_sees_no_memory_of_some_owner_says_so(story, member):
     alone, beside = story(), story("ann")
     alone.meets(member("eye", weight=0))
+    for s in (alone, beside):
+        s.passes(2 * s.config.request_timeout)
 
     assert [Written(9, (KEEPS_NOTHING,))] == untagged(alone, RED)
     assert [Written(9, (KEEPS,))] == untagged(beside, RED)
