@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable
+from hashlib import blake2b
 from mmap import mmap
 from pathlib import Path
 from typing import Final, final
@@ -42,6 +43,17 @@ _log = logging.getLogger("meshcache.arenas")
 _told: set[str] = set()
 
 
+def _realm(config: Config) -> str:
+    """Return what processes must have in common that share memory.
+
+    Two secrets are two clusters, which never meet; each would take the other's range.
+    """
+    if config.secret is None:
+        return config.cluster
+    digest = blake2b(config.secret.encode(), digest_size=8).hexdigest()
+    return f"{config.cluster}@{digest}"
+
+
 @final
 class Arenas:
     """The files behind the host lane. Confined to the driver thread, once that runs.
@@ -56,7 +68,7 @@ class Arenas:
         self._reads = config.host_lane
         self._size = Layout.for_bytes(config.max_bytes).total
         self._path = arena_directory(
-            config.cluster, config.arena_dir, config.runtime_dir, os.environ
+            _realm(config), config.arena_dir, config.runtime_dir, os.environ
         )
         self._node_id = b""
         self._seen: set[bytes] = set()

@@ -226,6 +226,20 @@ def test_one_without_an_arena_has_no_neighbours(processes, tmp_path):
     assert [".arena"] == files(tmp_path)
 
 
+def test_clusters_of_one_name_and_two_secrets_do_not_see_each_other(processes):
+    secrets = (None, "one secret of a cluster", "another secret of it")
+    one, two, three = (processes(secret=secret).begins() for secret in secrets)
+
+    for process in (one, two, three):
+        assert ([], []) == process.arenas.neighbours()
+    three.dies()
+    two.arenas.bury()
+    again = processes(secret=secrets[2]).begins()
+    living, dead = again.arenas.neighbours()
+    assert [] == living
+    assert [bytes(three.node_id)] == [view.node_id for view in dead]
+
+
 # --- the dead's -------------------------------------------------------------------
 
 
