@@ -36,7 +36,7 @@ from meshcache.engine.ops import (
     WriteResults,
 )
 from meshcache.engine.peers import Peer
-from meshcache.model import State
+from meshcache.model import NodeId, State
 
 __all__ = ["Forgets"]
 
@@ -45,6 +45,9 @@ MOVED: Final = WriteResult(Status.NOT_OWNER, b"")
 NOBODY: Final = Unreached("", unknown=False)
 
 Told: TypeAlias = WriteResult | Unreached
+Done: TypeAlias = Callable[[tuple[Told, ...], Sequence[Peer], tuple[Told, ...]], None]
+"""Takes who was missed, and who was told, and what each of these said."""
+
 Message: TypeAlias = Callable[[Peer, int, int], Clear | Untag]
 """Makes what a peer is told of the peer, the milliseconds it has, and the rid."""
 
@@ -70,44 +73,55 @@ class Forgets:
 
     def ask(self, ticket: Ticket, op: ClearCache | InvalidateTags) -> None:
         """Forget it here and on every member that may have some of it."""
-        members = [p for p in self._core.peers if p.member.state <= State.SUSPECT]
         if isinstance(op, ClearCache):
-            owners = [peer for peer in members if peer.member.weight]
-            clear = partial(_clear_message, op.cache)
-            forget = partial(self._forget_cache, op.cache)
-            self._tell_all(owners, forget, clear, partial(self._complete, ticket))
+            self._tell_all(op, (), partial(self._complete, ticket), last=False)
         elif op.tags:
-            untag = partial(_untag_message, op.tags, again=False)
-            forget = partial(self._forget_tags, op.tags)
-            done = partial(self._tell_again, ticket, op, members)
-            self._tell_all(members, forget, untag, done)
+            told = partial(self._tell_again, ticket, op)
+            self._tell_all(op, (), told, last=False)
         else:
-            self._complete(ticket, ())
+            self._complete(ticket, (), (), ())
 
     def _tell_all(
         self,
-        peers: Sequence[Peer],
-        forget: Callable[[], None],
-        message: Message,
-        done: Callable[[tuple[Told, ...]], None],
+        op: ClearCache | InvalidateTags,
+        missed: tuple[Told, ...],
+        done: Done,
+        *,
+        last: bool,
     ) -> None:
-        """Forget it here and have *peers* do so; once more if something has moved."""
+        """Forget it here and have all do so; once more if something has moved.
+
+        *missed* are those who were not reached the first time: they may have handed
+        over in between what they should have dropped.
+        """
+        core = self._core
+        living = (p for p in core.peers if p.member.state <= State.SUSPECT)
+        if isinstance(op, ClearCache):
+            peers = [peer for peer in living if peer.member.weight]
+            message: Message = partial(_clear_message, op.cache)
+            self._forget_cache(op.cache)
+        else:
+            peers = list(living)
+            message = partial(_untag_message, op.tags, again=False)
+            self._forget_tags(op.tags)
+        # Their arenas are read by all processes of this host.
+        missed += tuple(_unmet(node_id) for node_id in core.ranges.unmet(core.now))
 
         def told(results: tuple[Told, ...]) -> None:
-            if MOVED not in results:
-                done(results)
-                return
-            forget()
-            self._tell(peers, message, lambda last: done(_merged(results, last)))
+            if MOVED in results and not last:
+                lost = tuple(r for r in results if isinstance(r, Unreached))
+                self._tell_all(op, missed + lost, done, last=True)
+            else:
+                done(missed, peers, results)
 
-        forget()
         self._tell(peers, message, told)
 
     def _tell_again(
         self,
         ticket: Ticket,
         op: InvalidateTags,
-        members: Sequence[Peer],
+        missed: tuple[Told, ...],
+        peers: Sequence[Peer],
         results: tuple[Told, ...],
     ) -> None:
         """All owners have been told: what is read from now on bears the tag anew."""
@@ -116,15 +130,23 @@ class Forgets:
 
         def done(second: tuple[Told, ...]) -> None:
             last = dict(zip(copied, second, strict=True))
-            merged = (last.get(i, first) for i, first in enumerate(results))
-            self._complete(ticket, tuple(merged))
+            merged = tuple(last.get(i, first) for i, first in enumerate(results))
+            self._complete(ticket, missed, peers, merged)
 
         message = partial(_untag_message, op.tags, again=True)
-        self._tell([members[i] for i in copied], message, done)
+        self._tell([peers[i] for i in copied], message, done)
 
-    def _complete(self, ticket: Ticket, results: tuple[Told, ...]) -> None:
-        told = (r if isinstance(r, Unreached) else DONE for r in results)
-        self._core.complete(ticket, WriteResults((*told, DONE)))
+    def _complete(
+        self,
+        ticket: Ticket,
+        missed: tuple[Told, ...],
+        _peers: Sequence[Peer],
+        results: tuple[Told, ...],
+    ) -> None:
+        told = [r if isinstance(r, Unreached) else DONE for r in results]
+        # Who was missed twice is told of once.
+        again = [m for m in dict.fromkeys(missed) if m not in told]
+        self._core.complete(ticket, WriteResults((*told, *again, DONE)))
 
     def _tell(
         self,
@@ -221,10 +243,8 @@ def _untag_message(
     return Untag(rid, peer.member.epoch, budget_ms, tags, again)
 
 
-def _merged(first: Sequence[Told], last: Sequence[Told]) -> tuple[Told, ...]:
-    """Return what came of telling twice: who was missed once was not told in time."""
-    pairs = zip(first, last, strict=True)
-    return tuple(a if isinstance(a, Unreached) else b for a, b in pairs)
+def _unmet(node_id: NodeId) -> Unreached:
+    return Unreached(f"the node {node_id.hex()} of this host", unknown=False)
 
 
 def _answered(gather: Gather[Told], index: int, peer: Peer, answer: Answer) -> None:

@@ -1,5 +1,7 @@
 """Requests that come again in a moment: their partition is ours, but not open yet.
 
+So does what all members are to be told, as long as a sibling is about to be met.
+
 Its old owner has yet to seal it, or discovery to say who else is there. That takes
 milliseconds, and an answer given before would be a miss, or a second load. When
 patience is over they are let through, and find what they find.
@@ -26,8 +28,10 @@ from meshcache.codec.messages import (
 from meshcache.engine.core import Core
 from meshcache.engine.handover import POLL
 from meshcache.engine.ops import (
+    ClearCache,
     Closed,
     GetKeys,
+    InvalidateTags,
     LoadKey,
     LoadKeys,
     Operation,
@@ -83,7 +87,7 @@ class HeldBack:
 
     def operation(self, ticket: Ticket, op: Operation) -> bool:
         """Hold back an operation if it must wait; return whether it must."""
-        if not self._must_wait(_hashes(op)):
+        if not (self._must_wait(_hashes(op)) or self._must_meet(op)):
             return False
         self._waiting[ticket] = op
         self._core.agenda.at(self._core.now + POLL, partial(self._again, ticket))
@@ -103,6 +107,14 @@ class HeldBack:
         op = self._waiting.pop(ticket, None)
         if op is not None:
             self._operate(ticket, op)
+
+    def _must_meet(self, op: Operation) -> bool:
+        """Whether *op* has to wait for siblings to be met, or sealed."""
+        if not isinstance(op, ClearCache | InvalidateTags):
+            return False
+        core = self._core
+        known = core.now - core.config.request_timeout
+        return any(since > known for since in core.ranges.unmet(core.now).values())
 
     def _must_wait(self, hashes: Sequence[int]) -> bool:
         handover, ranges, now = self._core.handover, self._core.ranges, self._core.now

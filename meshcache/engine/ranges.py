@@ -49,6 +49,7 @@ class Ranges:
     """The partition table and this node's part in it."""
 
     __slots__ = (
+        "_began",
         "_closed",
         "_expecting",
         "_handover",
@@ -66,6 +67,7 @@ class Ranges:
         "_since",
         "_store",
         "_strangers",
+        "_undead",
         "_wired",
         "copies",
         "table",
@@ -91,8 +93,11 @@ class Ranges:
         self._open_lane = open_lane
         self._look = look
         self._lanes: dict[NodeId, View] = {}
-        # Of the lanes, those whose owners membership has not met yet.
-        self._strangers: set[NodeId] = set()
+        # Of the lanes, those whose owners membership has not met yet, since when; and
+        # those that it has given up, although nobody has sealed them.
+        self._strangers: dict[NodeId, float] = {}
+        self._undead: dict[NodeId, tuple[View, float]] = {}
+        self._began = 0.0
         self._orphans: tuple[View, ...] = ()
         self._expecting = False
         self._since = 1
@@ -117,6 +122,7 @@ class Ranges:
     def expect(self, now: float) -> None:
         """Open nothing before discovery has said who else there is."""
         self._expecting = True
+        self._began = now
         self._since = seal_time(now)
 
     def neighbours(self, living: Iterable[View], orphans: Iterable[View]) -> None:
@@ -126,15 +132,33 @@ class Ranges:
         *orphans* are those whose owners had died; what none of the living has ever
         held is taken over from them.
         """
-        self._find(living)
+        self._find(living, self._began)
         self._orphans = tuple(orphans)
 
-    def _find(self, living: Iterable[View]) -> None:
+    def _find(self, living: Iterable[View], now: float) -> None:
         """Take note of arenas whose owners may be yet to be met."""
         for view in living:
             node_id = NodeId(view.node_id)
+            if node_id in self._undead:
+                continue
             if self._lanes.setdefault(node_id, view) is view:
-                self._strangers.add(node_id)
+                self._strangers[node_id] = now
+
+    def unmet(self, now: float) -> dict[NodeId, float]:
+        """Look for siblings that hold something, and that membership does not know.
+
+        Returns:
+            since when each is known here.
+        """
+        self._find(self._look(), now)
+        self._forget_sealed()
+        strangers = self._strangers.items()
+        holding = {n: at for n, at in strangers if self._lanes[n].holds_any}
+        return holding | {n: at for n, (_, at) in self._undead.items()}
+
+    def _forget_sealed(self) -> None:
+        undead = self._undead.items()
+        self._undead = {n: known for n, known in undead if known[0].holds_any}
 
     def discovered(self, *, nobody: bool) -> None:
         """Hear what discovery's first look brought."""
@@ -145,7 +169,8 @@ class Ranges:
 
         Only now does it hear of us, and what it is to seal.
         """
-        self._strangers.discard(member.node_id)
+        self._strangers.pop(member.node_id, None)
+        self._undead.pop(member.node_id, None)
         self._handover.met(member.node_id, now)
         view = self._open_lane(member)
         if view is not None:
@@ -157,11 +182,12 @@ class Ranges:
         When it held them last is kept: who held them before that is not to be asked.
         """
         self._wired.discard(node_id)
-        self._strangers.discard(node_id)
+        self._strangers.pop(node_id, None)
         self._handover.parted()
         view = self._lanes.pop(node_id, None)
         if view is None:
             return
+        self._undead[node_id] = view, now
         held, time = self._held, seal_time(now)
         for partition in range(PARTITIONS):
             if view.ever_held(partition):
@@ -244,6 +270,7 @@ class Ranges:
 
         They held it meanwhile, so it is theirs to seal first, and to hand over.
         """
+        self._forget_sealed()
         table, store = self.table, self._store
         tenures = bytes(store.tenures)
         if self._intact == (table, tenures):
@@ -284,7 +311,7 @@ class Ranges:
             return []
         first = len(gained) == PARTITIONS and self._is_new()
         before = self._grant(gained, first=first)
-        self._find(self._look())
+        self._find(self._look(), now)
         alone = not self._lanes and not self._orphans
         if first and alone and all(view is None for _, view, _ in gained):
             return self._open_all()
@@ -405,7 +432,8 @@ class Ranges:
 
     def _is_held(self, partition: int, since: float, now: float) -> bool:
         """Whether somebody has to seal a partition yet, who is waited for then."""
-        for node_id, view in self._lanes.items():
+        undead = ((node_id, view) for node_id, (view, _) in self._undead.items())
+        for node_id, view in (*self._lanes.items(), *undead):
             if not view.sealed(partition) and not self._is_gone(node_id, since, now):
                 self._handover.wait(partition, view, node_id, since)
                 return True

@@ -74,6 +74,8 @@ _STRIDE: Final = 256
 
 _TENURE: Final = TENURE_MAX  # All bits of the number.
 _SHIFT: Final = 64 - PARTITION_BITS
+_SHUT: Final = bytes((0, *range(SEALED_BIT, 256)))
+"""What stands in the place of a tenure's number where the partition is not held."""
 
 
 class BadArena(ValueError):
@@ -376,6 +378,14 @@ class View:
     def standing(self) -> bytes:
         """All that `sealed` goes by: as long as it is the same, so are the answers."""
         return bytes((self.state,)) + self._parts.tenures
+
+    @property
+    def holds_any(self) -> bool:
+        """Whether any partition is the owner's."""
+        numbers = bytes(self._parts.tenures)
+        if self.state == SEALING:
+            return bool(numbers.strip(b"\0"))
+        return bool(numbers.translate(None, _SHUT))
 
     def ever_held(self, partition: int) -> bool:
         """Whether *partition* has been the owner's at some time."""

@@ -318,6 +318,7 @@ class Host:
             cluster="story", **({"max_bytes": "256KiB", "near_entries": 0} | settings)
         )
         self.nodes: dict[str, Seated] = {}
+        self._seen: dict[str, set[str]] = defaultdict(set)
         self.memories: dict[bytes, mmap] = {}
         self.unseen: set[str] = set()
         self.after: Callable[[], None] = lambda: None
@@ -336,7 +337,6 @@ class Host:
         self, name: str, *, orphans: Iterable[View] = (), found: bool = True
     ) -> Engine:
         """Start a node, which *found* out at once who else there is."""
-        living = [s.me for n, s in self.nodes.items() if s.runs]
         me = self.member(name)
         memory = private(self.config.max_bytes)
         engine = Engine(
@@ -353,8 +353,7 @@ class Host:
         assert name not in self.nodes
         self.nodes[name] = Seated(engine, memory)
         self.memories[me.node_id] = memory
-        views = (self._lane(member) for member in living)
-        engine.ranges.neighbours([v for v in views if v is not None], orphans)
+        engine.ranges.neighbours(self._look(name), orphans)
         self._do(name, engine.join((), self.now))
         if found:
             self.discovers(name)
@@ -371,9 +370,12 @@ class Host:
         return make_member(name, host="host", epoch=int(self.now * 1e6))
 
     def _look(self, name: str) -> list[View]:
-        living = [s.me for n, s in self.nodes.items() if s.runs and n != name]
-        views = (self._lane(member) for member in living)
-        return [view for view in views if view is not None]
+        seen = self._seen[name]
+        coming = [n for n, s in self.nodes.items() if s.runs and n not in {*seen, name}]
+        views = {n: self._lane(self.nodes[n].me) for n in coming}
+        found = {n: view for n, view in views.items() if view is not None}
+        seen.update(found)
+        return list(found.values())
 
     def _lane(self, member: Member) -> View | None:
         memory = self.memories.get(member.node_id)

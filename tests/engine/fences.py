@@ -28,7 +28,8 @@ is asked for afterwards does not bring one. Who asked before may get one.
    host's, it holds on the host where it was done: from then on no arena there has
    anything older.
 5. A clear, or an invalidation of tags, ends what it was to end if every arena that
-   still had some of it was told. A node that the caller has not met is not told. What
+   still had some of it was told. A node of another host that the caller has not met is
+   not told. What
    bears a tag is not near any more where that was told, on whatever host; where it was
    not, it stays near for its time.
 6. A set, add or incr whose outcome is not known may come to pass at any time, so its
@@ -329,6 +330,7 @@ class Schedule:
         self.config = self.rng.choice(CONFIGS)
         self.happened: Counter[str] = Counter()
         self.all: dict[str, Process] = {}
+        self.seen: dict[str, set[str]] = {}
         self.running: list[Process] = []
         self.lines: dict[tuple[str, str, str], Line] = {}
         self.busy: list[Line] = []
@@ -462,11 +464,11 @@ class Schedule:
         return other.view
 
     def looks(self, host: str, name: str) -> list[View]:
-        return [
-            other.view
-            for other in self.running
-            if other.host == host and other.name != name
-        ]
+        """Return the arenas on a host that *name* has not seen yet."""
+        seen = self.seen.setdefault(name, {name})
+        found = [p for p in self.running if p.host == host and p.name not in seen]
+        seen.update(process.name for process in found)
+        return [process.view for process in found]
 
     def introduces_loaders(self, process: Process) -> None:
         process.engine.request(None, Register(LOADERS), self.now)
@@ -1144,10 +1146,12 @@ class Schedule:
         self.sending = []
 
     def remains(self, ending: Ending) -> bool:
-        """Whether what a clear was to end may be left with somebody untold."""
+        """Whether what a clear was to end may be left on another host, untold."""
+        host = self.all[ending.writer].host
         hashed = self.hashes[ending.key]
         return any(
             process.name not in ending.done_at
+            and process.host != host
             and (
                 process.holds(partition_of(hashed))
                 or process.engine.store.peek(ending.key, hashed, self.now)
