@@ -335,7 +335,9 @@ class Cache(Writing):
         """Return the values of *keys*, what is missing loaded by one call of *loader*.
 
         One request goes to each owner. Each key is loaded once in the cluster at a
-        time, and shares that load with single reads.
+        time, and shares that load with single reads. What the cache's options say of
+        old values holds for each key; with a `soft_timeout` those that are to stand in
+        for a load are loaded by a call of their own.
 
         Args:
             keys: the keys, each with a stable encoding.
@@ -464,8 +466,8 @@ class Cache(Writing):
         Args:
             function: the loader.
             **options: those of `memoize` that make sense here: ttl, name, version,
-                tags (words alone), stale, stale_if_error, early, none_ttl, cache_if
-                and load_timeout. A soft time-out of the cache's does not hold here.
+                tags (words alone), stale, stale_if_error, early, soft_timeout,
+                none_ttl, cache_if and load_timeout.
 
         Raises:
             ConfigError: the function cannot be memoized so, or an option is wrong.

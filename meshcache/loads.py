@@ -13,6 +13,7 @@ what is there.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, Final, NamedTuple
 
 from meshcache.clock import NEVER, monotonic
@@ -26,7 +27,7 @@ from meshcache.runtime.failures import error_of
 from meshcache.runtime.runtime import Runtime
 from meshcache.runtime.steps import STILL, Answer, Behind, RunHere, Steps
 
-__all__ = ["ALONE_TIMEOUT", "Wanted", "load"]
+__all__ = ["ALONE_TIMEOUT", "Wanted", "check_circle", "load", "load_newer"]
 
 ALONE_TIMEOUT: Final = 3600.0
 """Seconds for an awaitable loader where there is no node, and so no setting."""
@@ -56,7 +57,7 @@ def load(region: Region, runtime: Runtime | None, wanted: Wanted) -> Steps[Any]:
     Raises:
         LoadError, LoadTimeout, RecursiveLoad: see `Cache.get_or_load`.
     """
-    _check_circle(region, wanted.op)
+    check_circle(region, wanted.op)
     try:
         if runtime is None:
             alone = _alone(wanted.op, wanted.op.timeout or ALONE_TIMEOUT, wanted)
@@ -74,7 +75,12 @@ def load(region: Region, runtime: Runtime | None, wanted: Wanted) -> Steps[Any]:
         raise
 
 
-def _check_circle(region: Region, op: LoadKey) -> None:
+def check_circle(region: Region, op: LoadKey) -> None:
+    """Refuse a load that would wait for itself.
+
+    Raises:
+        RecursiveLoad: its own loader has asked for it, or it is within too many.
+    """
     if len(op.chain) >= MAX_DEPTH:
         raise RecursiveLoad(
             "RecursiveLoad",
@@ -111,6 +117,23 @@ def _load(region: Region, runtime: Runtime, wanted: Wanted) -> Steps[Any]:
     return _value(region, anew, wanted)
 
 
+def load_newer(
+    region: Region, runtime: Runtime, wanted: Wanted, held: Held
+) -> Steps[Held]:
+    """Load what is newer than *held*, for nobody who waits to the end of it.
+
+    Raises:
+        LoadError, LoadTimeout: see `Cache.get_or_load`.
+    """
+    # Whoever it is for does not wait for it, so it closes no circle.
+    newer = _newer(wanted, held)
+    newer = newer._replace(op=newer.op._replace(chain=()))
+    anew = yield from _ask(region, runtime, newer)
+    if anew.failure is not None:
+        raise error_of(anew.failure, wanted.errors)
+    return anew
+
+
 def _newer(wanted: Wanted, held: Held) -> Wanted:
     """Return *wanted*, but for a value that is newer than what is there."""
     return wanted._replace(op=wanted.op._replace(than=held.got.version))
@@ -133,16 +156,7 @@ def _refresh(
     region: Region, runtime: Runtime, wanted: Wanted, held: Held, patience: float
 ) -> Behind:
     """Have the value loaded anew, once in this process and once in the cluster."""
-    # Whoever it is for does not wait for it, so it closes no circle.
-    newer = _newer(wanted, held)
-    newer = newer._replace(op=newer.op._replace(chain=()))
-
-    def steps() -> Steps[Held]:
-        anew = yield from _ask(region, runtime, newer)
-        if anew.failure is not None:
-            raise error_of(anew.failure, wanted.errors)
-        return anew
-
+    steps = partial(load_newer, region, runtime, wanted, held)
     return Behind(wanted.op.key, steps, patience)
 
 

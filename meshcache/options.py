@@ -84,6 +84,7 @@ class ManyOptions(TypedDict, total=False):
     stale: float | Unset
     stale_if_error: float | Unset
     early: float | Unset
+    soft_timeout: float | Unset | None
     none_ttl: Ttl
     cache_if: Callable[[Any], bool] | None
     load_timeout: float | None

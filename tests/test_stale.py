@@ -11,7 +11,12 @@ import threading
 import pytest
 
 import meshcache
-from meshcache import MISSING, ConfigError, LoadTimeout, RecursiveLoad
+from meshcache import MISSING, ConfigError, LoadTimeout, RecursiveLoad, ValueTooLarge
+from meshcache.changes import write_one
+from meshcache.codec.envelope import MARK
+from meshcache.codec.messages import Verb
+from meshcache.entry import entry
+from meshcache.runtime.steps import run
 from meshcache.testing import isolated, time_travel
 
 
@@ -206,6 +211,15 @@ def test_touch_moves_the_end_of_the_ttl_and_the_window_with_it(time, origin, unt
     refreshed(until, 1)
 
 
+def test_a_touch_without_time_to_live_forgets_the_window_too(time, origin):
+    users = cache(stale=30)
+    users.set("k", "v")
+
+    assert users.touch("k", ttl=0)
+    assert None is users.get_entry("k")
+    assert "value 1" == users.get_or_load("k", origin.load)
+
+
 def test_a_counter_in_such_a_cache_counts_and_begins_anew_when_it_is_stale(time):
     counts = cache(stale=30)
     counts.set("n", 5)
@@ -213,6 +227,109 @@ def test_a_counter_in_such_a_cache_counts_and_begins_anew_when_it_is_stale(time)
     assert 6 == counts.incr("n")
     time.advance(61)
     assert 1 == counts.incr("n")
+
+
+def test_a_refresh_closes_no_circle_with_the_load_around_it(time, until):
+    users, begun = cache(stale=30), threading.Event()
+    users.set("old", "value")
+    time.advance(61)
+
+    def anew():
+        begun.set()
+        return users.get_or_load("k", lambda: "nobody's") + " anew"
+
+    def around():
+        value = users.get_or_load("old", anew)
+        begun.wait(10)
+        return value
+
+    assert "value" == users.get_or_load("k", around)
+    refreshed(until, 1)
+    assert "value anew" == users.get("old")
+
+
+def test_what_a_refresh_brings_is_no_read(time, origin, until):
+    users = cache(stale=30)
+    users.set("k", "old")
+    time.advance(61)
+    users.get_or_load("k", origin.load)
+    refreshed(until, 1)
+    stats = meshcache.node().stats()
+
+    assert (1, 1, 0) == (stats["loads"], stats["reads"]["host"], stats["reads"]["fill"])
+
+
+def test_each_reader_goes_by_windows_of_its_own(time, origin):
+    cache(stale=300, stale_if_error=300).get_or_load("k", origin.load)
+    time.advance(61)
+
+    assert "value 2" == cache().get_or_load("k", origin.load)
+
+
+def test_what_never_expires_does_not_in_such_a_cache_either(time, origin):
+    users = cache(stale=30)
+    users.set("k", "set", ttl=None)
+    users.get_or_load("other", origin.load, ttl=None)
+    time.advance(86_400)
+
+    assert ["set", "value 1"] == [users.get("k"), users.get("other")]
+
+
+def test_what_has_no_time_to_live_is_not_kept_for_the_window(time, origin):
+    users = cache(stale=30)
+    users.set("k", "old")
+    users.set("k", "new", ttl=0)
+
+    assert None is users.get_entry("k")
+    assert "value 1" == users.get_or_load("k", origin.load, ttl=0)
+    assert None is users.get_entry("k")
+
+
+def test_a_plain_read_of_what_is_stale_counts_as_a_miss(time):
+    users = cache(stale=30)
+    users.set("k", "old")
+    time.advance(61)
+    users.get("k")
+    users.get_many(["k"])
+    reads = meshcache.node().stats()["reads"]
+
+    assert 2 == reads["miss"] == sum(reads.values())
+
+
+@pytest.mark.parametrize("stale", [0, 300])
+def test_near_goes_no_further_than_the_ttl_and_the_near_ttl(time, stale):
+    users = cache(stale=stale, near_ttl=5)
+    for ttl, life in ((60, 5), (2, 2)):
+        users.set("k", "v", ttl=ttl)
+        users.get("k")
+        assert "v" == users.region.near(users.region.bind(), "k")
+        time.advance(life - 1)
+        assert "v" == users.region.near(users.region.bind(), "k")
+        time.advance(2)
+        assert MISSING is users.region.near(users.region.bind(), "k")
+
+
+def test_what_another_codec_wrote_is_a_miss(time, origin):
+    cache(stale=30, codec="bytes").set("k", b"\xc1")
+    users = cache(stale=30)
+
+    assert None is users.get("k")
+    assert {} == users.get_many(["k"])
+    assert None is users.get_entry("k")
+    assert "value 1" == users.get_or_load("k", origin.load)
+
+
+def test_what_nobody_can_make_out_is_not_there(time, origin):
+    users = cache(stale=30)
+    region, runtime = users.region, users.region.bind()
+    junk = region.item(runtime, "k", MARK + b"junk", 60_000)
+    run(runtime, write_one(region, runtime, Verb.SET, junk))
+
+    assert None is users.get("k")
+    assert "k" not in users
+    assert not users.touch("k")
+    assert users.add("k", "new")
+    assert "new" == users.get("k")
 
 
 # --- stale_if_error and the soft time-out ----------------------------------------
@@ -229,6 +346,18 @@ def test_an_old_value_is_given_if_the_load_fails(time, origin):
     origin.error = None
     time.advance(1.1)
     assert "value 3" == users.get_or_load("k", origin.load)
+
+
+def test_an_old_value_in_place_of_an_error_is_counted(time, origin):
+    users = cache(stale_if_error=300)
+    users.set("k", "old")
+    origin.error = OSError("down")
+    time.advance(61)
+    users.get_or_load("k", origin.load)
+    stats = meshcache.node().stats()
+
+    assert [1, 1, 1] == [stats[what] for what in ("stale", "raised", "loads")]
+    assert 1 == stats["reads"]["host"] == sum(stats["reads"].values())
 
 
 def test_once_that_window_is_over_the_error_is_raised(time, origin):
@@ -277,6 +406,35 @@ def test_a_load_that_takes_long_gives_the_old_value_and_goes_on(time, origin, un
     hold.set()
     refreshed(until, 1)
     assert "value 2" == users.get("k")
+
+
+def test_a_load_that_takes_long_is_no_failure(time, origin, until):
+    users = cache(stale_if_error=300, soft_timeout=0.01)
+    hold = threading.Event()
+    users.set("k", "old")
+    time.advance(61)
+
+    assert ["old", "old"] == [
+        users.get_or_load("k", lambda: hold.wait(10)) for _ in "ab"
+    ]
+    hold.set()
+    refreshed(until, 1)
+    assert 0 == meshcache.node().stats()["raised"]
+
+
+def test_an_error_within_the_soft_time_out_gives_the_old_value(time, origin):
+    users = cache(stale_if_error=300, soft_timeout=10)
+
+    @users.memoize(name="f", errors=LookupError, error_ttl=5)
+    def load(_):
+        return origin.load()
+
+    load.set("old", 1)
+    origin.error = KeyError("nobody")
+    time.advance(61)
+
+    assert ["old", "old"] == [load(1), load(1)]
+    assert (1, 1) == (origin.calls, meshcache.node().stats()["raised"])
 
 
 def test_a_load_within_the_soft_time_out_gives_its_own_value(time, origin):
@@ -333,6 +491,29 @@ def test_an_eager_cache_loads_anew_before_the_end_and_never_misses(time, origin,
     assert "value 1" != users.get_or_load("k", origin.load)
 
 
+def test_what_may_be_early_is_given_and_is_not_kept_near(time):
+    """It would be given unasked there, and nobody would draw."""
+    users = cache(early=1)
+
+    def costly():
+        time.advance(1)
+        return "v"
+
+    users.get_or_load("k", costly)
+    # Head starts are looked for in the last 8 s.
+    time.advance(55)
+    region, runtime = users.region, users.region.bind()
+    for _ in range(5):
+        assert MISSING is region.local(runtime, "k")
+        assert MISSING is region.near(runtime, "k")
+    time.advance(4.5)
+
+    # Half a second before its end more than half of all draws are early.
+    users = cache(early=1, near_ttl=0)
+    assert {"v"} == {users.get("k") for _ in range(30)}
+    assert "k" in users
+
+
 def test_without_early_the_value_is_left_alone_until_its_end(time, origin):
     users = cache()
 
@@ -366,6 +547,18 @@ def test_none_with_no_time_to_live_is_not_stored(time, origin):
     assert "value 1" == users.get_or_load("k", origin.load)
 
 
+def test_a_function_has_the_none_ttl_of_its_cache(time):
+    users, calls = cache(none_ttl=5), []
+    load = users.memoize(name="f")(calls.append)
+    own = users.memoize(name="own", none_ttl=50)(calls.append)
+    for _ in range(2):
+        load(1)
+        own(2)
+        time.advance(6)
+
+    assert [1, 2, 1] == calls
+
+
 def test_a_ttl_is_made_of_the_value(time, origin):
     users = cache()
     users.get_or_load("k", lambda: {"life": 5}, ttl=lambda token: token["life"])
@@ -374,6 +567,43 @@ def test_a_ttl_is_made_of_the_value(time, origin):
     time.advance(0.2)
 
     assert None is users.get("k")
+
+
+def test_every_write_takes_a_ttl_of_its_own(time, do):
+    users = cache()
+    do(users, "set", "set", 1, ttl=5)
+    do(users, "add", "add", 2, ttl=5)
+    do(users, "set_many", {"many": 3}, ttl=5)
+    users.set("touch", 4)
+    assert do(users, "touch", "touch", ttl=5)
+    assert 7 == do(users, "incr", "incr", 3, initial=4, ttl=5)
+    assert -7 == do(users, "decr", "decr", 3, initial=-4, ttl=5)
+    names = ["set", "add", "many", "touch", "incr", "decr"]
+    time.advance(4.5)
+    assert dict(zip(names, [1, 2, 3, 4, 7, -7], strict=True)) == users.get_many(names)
+    time.advance(1)
+
+    assert {} == users.get_many(names)
+
+
+def test_what_is_added_to_a_number_is_within_64_bits(time, do):
+    users = cache()
+
+    assert -(2**63) == do(users, "incr", "n", -(2**63))
+    assert -1 == do(users, "incr", "n", 2**63 - 1)
+    for delta in (2**63, -(2**63) - 1):
+        with pytest.raises(ValueTooLarge, match="64 bits"):
+            do(users, "incr", "n", delta)
+
+
+def test_a_clear_forgets_what_is_old_too(time, origin, do):
+    users = cache(stale=30)
+    users.set("k", "v")
+    time.advance(61)
+    do(users, "clear")
+
+    assert None is users.get_entry("k")
+    assert "value 1" == users.get_or_load("k", origin.load)
 
 
 def test_a_ttl_made_of_a_value_is_checked(time):
@@ -487,6 +717,40 @@ def test_a_hard_time_out_ends_the_wait_for_somebody_else_s_load(time, origin):
         first.join()
 
 
+def test_who_waits_for_a_task_that_ran_out_of_time_loads_for_itself(time, origin):
+    users = cache()
+
+    async def main():
+        begun = asyncio.Event()
+
+        async def never():
+            begun.set()
+            await asyncio.Event().wait()
+
+        first = asyncio.create_task(users.aget_or_load("k", never, load_timeout=0.05))
+        await begun.wait()
+        second = users.aget_or_load("k", origin.aload)
+        return await asyncio.gather(first, second, return_exceptions=True)
+
+    error, value = asyncio.run(main())
+    assert isinstance(error, LoadTimeout)
+    assert "value 1" == value
+
+
+@pytest.mark.parametrize(("size", "stored"), [(1024, True), (1025, False)])
+def test_a_loaded_value_over_the_limit_is_given_and_not_stored(size, stored):
+    with isolated(max_value_bytes=1024):
+        users = cache(codec="bytes")
+
+        assert size == len(users.get_or_load("k", lambda: bytes(size)))
+        assert stored is ("k" in users)
+        if stored:
+            users.set("other", bytes(size))
+        else:
+            with pytest.raises(ValueTooLarge):
+                users.set("other", bytes(size))
+
+
 # --- about one entry -------------------------------------------------------------
 
 
@@ -524,3 +788,38 @@ def test_an_entry_that_is_near_says_so(time):
         users.get("k")
 
     assert "near" == users.get_entry("k").tier
+
+
+def test_an_entry_that_never_expires_says_so(time):
+    users = cache(ttl=None, stale=30)
+    users.set("k", "v")
+
+    assert (False, None) == (users.get_entry("k").stale, users.get_entry("k").ttl)
+
+
+def test_an_entry_of_a_clock_that_is_ahead_is_not_younger_than_now(time):
+    users = cache()
+    users.set("k", "v")
+    ahead = users.get_entry("k").version + (30_000 << 16)
+    runtime = users.region.bind()
+    runtime.engine._core.observe(ahead)
+    users.set("k", "v")
+
+    assert ahead < users.get_entry("k").version
+    assert 0.0 == users.get_entry("k").age
+
+
+def test_there_is_no_entry_of_an_error(time, origin):
+    users = cache()
+
+    @users.memoize(name="f", errors=LookupError, error_ttl=5)
+    def load(_):
+        return origin.load()
+
+    origin.error = KeyError("nobody")
+    with pytest.raises(KeyError):
+        load(1)
+
+    region = users.region.part("f|1")
+    runtime = region.bind()
+    assert None is run(runtime, entry(region, runtime, (1,)))

@@ -31,6 +31,7 @@ from meshcache.engine.ops import (
     TimedOut,
 )
 from meshcache.engine.parties import Brought, Local, Remote, Upstream
+from meshcache.engine.stranded import Again, Stranded
 from meshcache.errors import ValueTooLarge
 from meshcache.fill.flight import Flight, Party, Phase, Waiter
 from meshcache.hashing import bucket_of, partition_of
@@ -51,12 +52,13 @@ Told: TypeAlias = Got | Granted | Raised | TimedOut
 class Leases:
     """The loads of one node. Confined to the driver thread."""
 
-    __slots__ = ("_calls", "_core", "_lots")
+    __slots__ = ("_calls", "_core", "_lots", "stranded")
 
     def __init__(self, core: Core, calls: Calls) -> None:
         self._core = core
         self._calls = calls
         self._lots: dict[Ticket, Gather[Told | Busy]] = {}
+        self.stranded: Final = Stranded(core, calls)
         core.agenda.at(core.now + core.config.sweep_interval, self._look)
 
     # --- opening -----------------------------------------------------------------
@@ -117,7 +119,20 @@ class Leases:
         self._core.counters.overloaded += 1
         self.tell(party, Granted(NO_LEASE, Tier.LOCAL, None))
 
+    def strand(self, waiter: Waiter, hashed: int, again: Again) -> None:
+        """Have a caller ask *again* when its key has another owner."""
+        if not self.stranded.keep(waiter, hashed, again):
+            self.lease_alone(waiter.party)
+
     # --- who works ---------------------------------------------------------------
+
+    def begin(self, flight: Flight, waiter: Waiter) -> None:
+        """Give the lease of a new flight to who opened it, if it can stay for it."""
+        if waiter.can_load(self._core.now):
+            self.grant(flight, waiter)
+        else:
+            self._core.flights.close(flight)
+            self.give_up(waiter.party)
 
     def grant(self, flight: Flight, waiter: Waiter) -> None:
         """Give *waiter* the lease, and tell it so."""
@@ -166,7 +181,7 @@ class Leases:
             return
         self.abandon_upstream(flight, None)
         for late in core.flights.close(flight):
-            self._give_up(late.party)
+            self.give_up(late.party)
 
     def _returned(self, flight: Flight) -> bool:
         """Give a lease back to the owner who gave it, for it to say whose turn it is.
@@ -174,9 +189,7 @@ class Leases:
         Its time is over there when it is here: two would load if both passed it on.
         """
         upstream = flight.upstream
-        if not isinstance(upstream, Upstream) or upstream.ask_again is None:
-            return False
-        if not flight.waiters:
+        if not isinstance(upstream, Upstream) or not flight.waiters:
             return False
         # Known still: a value that its holder brings late is as welcome as any.
         self.give_back(upstream, None)
@@ -259,7 +272,8 @@ class Leases:
                 case Remote(route, rid):
                     self._core.reply(route, Failed(rid, *failure))
 
-    def _give_up(self, party: Party) -> None:
+    def give_up(self, party: Party) -> None:
+        """Tell *party* that its time is over."""
         match party:
             case Local():
                 self.tell(party, TimedOut())
@@ -303,6 +317,7 @@ class Leases:
         """Hear that *party*, or all the parts of that lot, wait no more."""
         if isinstance(party, Local):
             self._lots.pop(party.ticket, None)
+            self.stranded.forsake(party.ticket)
         for each in (party, *self._core.flights.parts(party)):
             self.withdraw(each)
 
@@ -340,7 +355,7 @@ class Leases:
     def close(self) -> None:
         """End every flight: this node stops."""
         core = self._core
-        for ticket in self._lots:
+        for ticket in dict.fromkeys((*self._lots, *self.stranded.close())):
             core.complete(ticket, Closed())
         self._lots.clear()
         for flight in core.flights:
@@ -362,7 +377,7 @@ class Leases:
         for flight in core.flights:
             for late in [w for w in flight.waiters.values() if w.deadline <= now]:
                 core.flights.leave(flight, late.party)
-                self._give_up(late.party)
+                self.give_up(late.party)
                 self._end_if_unwanted(flight)
             if flight.holder is not None and flight.expires <= now:
                 self.pass_on(flight)

@@ -41,7 +41,7 @@ class Upstream(NamedTuple):
 
     peer: Peer
     token: int
-    ask_again: Callable[[], None] | None = None
+    ask_again: Callable[[], None]
 
 
 class Asking(NamedTuple):

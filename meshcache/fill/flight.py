@@ -54,6 +54,7 @@ class Waiter:
     """One who waits for a flight: since when, until when, and from which node.
 
     `node` is empty for this process; `lot` is what it is a part of, if anything.
+    `wants` is what it has asked for, as far as it may have to ask again.
     """
 
     party: Party
@@ -61,6 +62,7 @@ class Waiter:
     deadline: float
     node: bytes = b""
     lot: Party | None = None
+    wants: object = None
 
     def can_load(self, now: float) -> bool:
         """Whether enough of its time is left to hand it the lease."""

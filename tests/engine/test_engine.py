@@ -37,9 +37,9 @@ from meshcache.engine.ops import (
     Register,
     Results,
     Tables,
-    Tier,
     Unreached,
 )
+from meshcache.engine.stranded import LOOK
 from meshcache.model import State
 
 NAME = LoaderName("app:load", 1)
@@ -127,8 +127,10 @@ def test_a_second_process_of_an_id_ends_what_the_first_was_asked(story, member):
     s.meets(member("ann", epoch=6))
 
     assert Results((None,)) == s.outcome(reads)
-    assert Tier.LOCAL is s.outcome(loads).tier
     assert 0 == s.count("calls_open")
+    s.passes(LOOK)
+    assert [6] == [load.epoch for load in s.sent(Load, "ann")]
+    assert s.waits(loads)
 
 
 def test_a_dead_member_is_known_by_no_address(story):

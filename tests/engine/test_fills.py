@@ -16,6 +16,7 @@ from meshcache.codec.messages import (
     Failed,
     Filled,
     Fulfil,
+    Gossip,
     Item,
     Leased,
     Load,
@@ -45,6 +46,7 @@ from meshcache.engine.ops import (
     TimedOut,
 )
 from meshcache.hashing import bucket_of, key_hash
+from meshcache.model import State
 
 FAILURE = Failure("app:Oops", "no", "Traceback", b"args")
 NAME = LoaderName("app:load", 3)
@@ -599,18 +601,7 @@ def test_however_alive_the_owner_is_nobody_waits_longer_than_it_said(story):
     assert 0 == s.count("calls_open")
 
 
-@pytest.mark.parametrize("event", ["breaks", "buries"])
-def test_an_owner_that_is_gone_is_done_without_at_once(story, event):
-    s = story("ann", "bob")
-    after = story("bob")
-    key = next(k for k in s.keys("ann") if after.owner(k) == "bob")
-    first, second = s.load(key), s.load(key)
-    getattr(s, event)("ann")
-
-    alone(s, first, second)
-
-
-@pytest.mark.parametrize("reason", Reason)
+@pytest.mark.parametrize("reason", [Reason.OVERLOADED, Reason.TIMED_OUT])
 def test_an_owner_that_refuses_is_done_without_at_once(story, reason):
     s = story("ann")
     first = s.load(s.key("ann"))
@@ -631,7 +622,8 @@ def test_an_answer_that_is_none_is_done_without(story):
 
 def test_a_suspect_is_not_asked(story):
     s = story("ann", "bob")
-    s.breaks("ann")
+    suspect = s.peers["ann"]._replace(state=State.SUSPECT)
+    s.hears(Gossip(s.peers["bob"], (suspect,)), ("control", "bob"))
     ticket = s.load(s.key("ann"))
 
     assert Tier.LOCAL is granted(s, ticket).tier

@@ -320,6 +320,20 @@ def test_who_has_something_newer_waits_for_a_load_that_goes_on(story):
     assert b"new" == s.outcome(second).value
 
 
+def test_who_is_left_of_those_who_wait_asks_for_what_is_newer_than_its_own(story):
+    s = story("ann")
+    key = s.key("ann")
+    first = s.load(key, than=70)
+    s.hears(Leased(s.sent(Load)[0].rid, 88, 30_000), "ann")
+    s.load(key, than=77)
+    s.load(key, than=75)
+    s.tells(Drop(s.outcome(first).lease, first, None))
+    (again,) = s.sent(Load, "ann")
+
+    assert 77 == again.than
+    assert 77 == s.engine._core.flights.joinable(key, beside=True).than
+
+
 def test_a_write_parts_whoever_asks_later_from_every_load_of_the_key(story):
     s = story("ann")
     key = s.key("ann")
