@@ -44,8 +44,11 @@ class HybridClock:
 
     def stamp(self, wall_ns: int) -> int:
         """Return a version greater than every one stamped or observed before."""
-        self._last = max(self._last + 1, (wall_ns // 1_000_000) << _COUNTER_BITS)
-        return self._last
+        version = (wall_ns // 1_000_000) << _COUNTER_BITS
+        if version <= self._last:
+            version = self._last + 1
+        self._last = version
+        return version
 
     def observe(self, version: int, wall_ns: int) -> None:
         """Take note of a version made elsewhere.

@@ -13,11 +13,10 @@ signature and it is `async def` if it was. Its handles are attributes of it.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable
 from functools import partial, update_wrapper
 from inspect import iscoroutinefunction
-from typing import Any, Final, TypeAlias, TypeVar, final
+from typing import TYPE_CHECKING, Any, Final, TypeAlias, TypeVar, final
 
 from meshcache.binding import RESERVED, Binder, Bound
 from meshcache.changes import clear, write_one
@@ -40,6 +39,9 @@ from meshcache.runtime.loaders import CannotRun, Loaded
 from meshcache.runtime.runtime import Runtime
 from meshcache.runtime.steps import Steps, arun, run
 from meshcache.store.near import VISITED_MAX, NearEntry
+
+if TYPE_CHECKING:
+    import asyncio
 
 __all__ = ["info_of", "memoized"]
 
@@ -370,6 +372,8 @@ def _of_all(memo: Memo) -> Callable[[Bound, Bound], Any]:
 
 
 def _async_of_all(memo: Memo) -> Callable[[Bound, Bound], Any]:
+    from asyncio import get_running_loop  # noqa: PLC0415 - only tasks need it
+
     region, spread = memo.region, memo.binder.spread
 
     async def answer_all(bound: Bound, values: Bound) -> Any:
@@ -378,7 +382,7 @@ def _async_of_all(memo: Memo) -> Callable[[Bound, Bound], Any]:
             value = region.held(runtime, memo.near_key(bound))
             if value is not MISSING:
                 return value
-        memo.loop = asyncio.get_running_loop()  # As in `_async_answer`.
+        memo.loop = get_running_loop()  # As in `_async_answer`.
         return await arun(runtime, memo.call(runtime, *spread(values)))
 
     return answer_all
@@ -398,6 +402,8 @@ def _answer(memo: Memo) -> Callable[..., Any]:
 
 
 def _async_answer(memo: Memo) -> Callable[..., Any]:
+    from asyncio import get_running_loop  # noqa: PLC0415 - only tasks need it
+
     region = memo.region
 
     async def answer(*args: Any, **kwargs: Any) -> Any:
@@ -406,7 +412,7 @@ def _async_answer(memo: Memo) -> Callable[..., Any]:
         if value is not MISSING:
             return value
         # Peers may have this function run here from now on, on this very loop.
-        memo.loop = asyncio.get_running_loop()
+        memo.loop = get_running_loop()
         return await arun(runtime, memo.call(runtime, args, kwargs))
 
     return answer

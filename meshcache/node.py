@@ -11,7 +11,6 @@ there starts one of its own.
 
 from __future__ import annotations
 
-import asyncio
 import atexit
 import logging
 import os
@@ -307,6 +306,8 @@ class Node:
 
     async def changes(self) -> AsyncIterator[Changed]:
         """Yield what `subscribe` tells, on the running loop, from the first step on."""
+        import asyncio  # noqa: PLC0415 - only tasks need it
+
         loop = asyncio.get_running_loop()
         waiting: asyncio.Queue[Changed] = asyncio.Queue(QUEUE)
 

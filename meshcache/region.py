@@ -467,7 +467,10 @@ class Region:
             KeyRefused: it has no stable encoding.
             ValueTooLarge: it is over `max_key_bytes`.
         """
-        return self.checked_key(runtime, self.prefix + encode_key(key))
+        full = self.prefix + encode_key(key)
+        if runtime is not None and len(full) <= runtime.config.max_key_bytes:
+            return full, key_hash(full)
+        return self.checked_key(runtime, full)
 
     def checked_key(self, runtime: Runtime | None, full: bytes) -> tuple[bytes, int]:
         """Return *full* and its hash, unless it is over the limit."""

@@ -14,6 +14,7 @@ from meshcache.changes import clear, untag, write, write_one
 from meshcache.codec.messages import Item, Status, Verb
 from meshcache.codec.values import MsgpackCodec
 from meshcache.engine.ops import Unreached
+from meshcache.engine.owner import DONE
 from meshcache.errors import ConfigError, NotANumber, ValueTooLarge
 from meshcache.model import UNSET
 from meshcache.options import Tags
@@ -23,6 +24,8 @@ from meshcache.runtime.steps import Steps, arun, run
 from meshcache.times import Ttl
 
 __all__ = ["Writing"]
+
+_SET: Final = Verb.SET  # An enumeration takes longer to look into.
 
 
 class Writing:
@@ -58,7 +61,9 @@ class Writing:
         item = region.checked_item(runtime, Item(full, stored, ttl_ms, 0))
         if runtime is not None:
             # Here, or by a sibling: without a turn of the I/O thread.
-            result = runtime.write_now(Verb.SET, item, hashed)
+            result = runtime.write_now(_SET, item, hashed)
+            if result is DONE:
+                return
             if result is not None and checked(item, result).status is Status.HIT:
                 return
         run(runtime, self._write(runtime, Verb.SET, item))

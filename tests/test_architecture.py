@@ -86,3 +86,28 @@ def test_nothing_is_called_utils():
     names = {"utils", "util", "helpers", "common", "misc"}
 
     assert set() == {p.stem for p in PACKAGE.rglob("*")} & names
+
+
+USE = """
+import sys, meshcache
+with meshcache.Node(cluster="alone", runtime_dir=sys.argv[1]) as node:
+    node.wait_ready()
+    cache = node.cache("c")
+    cache.set("a", 1)
+    assert cache.get("a") == 1
+    assert cache.get_or_load("b", lambda: 2) == 2
+print(*sorted({"asyncio", "ssl", "hashlib", "_hashlib"} & set(sys.modules)))
+"""
+
+
+def test_who_has_no_tasks_and_no_secret_loads_neither_asyncio_nor_openssl(tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-c", USE, tmp_path],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=30,
+    )
+
+    assert "\n" == done.stdout

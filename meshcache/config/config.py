@@ -11,7 +11,6 @@ import operator
 import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
-from difflib import get_close_matches
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final, NamedTuple, final
@@ -295,6 +294,8 @@ def _check_known(names: Iterable[str], known: list[str]) -> None:
 
 
 def _suggest(name: str, known: Iterable[str]) -> str:
+    from difflib import get_close_matches  # noqa: PLC0415 - only errors need it
+
     near = get_close_matches(name, known, n=1)
     return f"did you mean {near[0]}?" if near else f"{_LIST}."
 

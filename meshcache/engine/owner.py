@@ -24,7 +24,8 @@ from meshcache.errors import MeshCacheError, SerializationError, ValueTooLarge
 from meshcache.fill.flight import Flights
 from meshcache.hashing import bucket_of, partition_of
 from meshcache.store.arena import Arena
-from meshcache.store.record import Entry
+from meshcache.store.layout import SEALED_BIT
+from meshcache.store.record import Entry, Fields
 
 __all__ = ["DONE", "Owner", "moves"]
 
@@ -98,7 +99,7 @@ class Owner:
                     "from a thread of its own"
                 )
             if (
-                not store.granted(partition_of(hashed))
+                not 0 < store.tenures[partition_of(hashed)] < SEALED_BIT
                 or self.wrote is not None
                 or self._flights.joinable(item.key) is not None
             ):
@@ -133,17 +134,17 @@ class Owner:
             result = _DO[verb](self, item, hashed, now)
         except ValueTooLarge:
             return TOO_LARGE
-        if moves(verb, result):
+        if result is DONE or moves(verb, result):
             self._store.generations.bump(bucket_of(hashed))
         return result
 
     def _put(
         self, key: bytes, hashed: int, value: bytes, expires: float, now: float
     ) -> bool:
-        entry = Entry(value, self.stamp(now), expires)
-        return self._store_entry(key, hashed, entry, now)
+        version = self._clock.stamp(int(now * 1e9) + self._wall_offset_ns)
+        return self._store_entry(key, hashed, (value, version, expires), now)
 
-    def _store_entry(self, key: bytes, hashed: int, entry: Entry, now: float) -> bool:
+    def _store_entry(self, key: bytes, hashed: int, entry: Fields, now: float) -> bool:
         value, version, expires = entry
         stored = self._store.put(
             key, hashed, value, version=version, expires=expires, now=now
@@ -153,11 +154,11 @@ class Owner:
         return stored
 
     def _set(self, item: Item, hashed: int, now: float) -> WriteResult:
-        if item.ttl_ms == 0:
+        key, value, ttl_ms, _ = item
+        if ttl_ms == 0:
             self._remove(item, hashed, now)
         else:
-            expires = _expires(item.ttl_ms, now)
-            self._put(item.key, hashed, item.value, expires, now)
+            self._put(key, hashed, value, _expires(ttl_ms, now), now)
         return DONE
 
     def _add(self, item: Item, hashed: int, now: float) -> WriteResult:

@@ -7,6 +7,7 @@ node that goes, only its own partitions choose again.
 
 from __future__ import annotations
 
+from array import array
 from itertools import repeat
 from typing import TYPE_CHECKING, Final, final
 
@@ -21,14 +22,13 @@ __all__ = ["Choices"]
 
 _ALL: Final = range(PARTITIONS)
 _NOBODY: Final = NodeId(b"")
-_BELOW_ALL: Final = -1
 
 
 @final
 class Choices:
     """The nodes, and for each partition the one that it would go to if it could.
 
-    `first` and `nodes` are for reading; `change` replaces the nodes. About 850 KB,
+    `first` and `nodes` are for reading; `change` replaces the nodes. About 260 KB,
     whatever the number of nodes. Confined to the driver thread.
     """
 
@@ -37,7 +37,8 @@ class Choices:
     def __init__(self) -> None:
         self.nodes: frozenset[NodeId] = frozenset()
         self.first: list[NodeId] = [_NOBODY] * PARTITIONS
-        self._best: list[int] = [_BELOW_ALL] * PARTITIONS
+        # Of who was chosen. Numbers in an array take a fifth of the memory.
+        self._best = array("Q", bytes(8 * PARTITIONS))
 
     def change(self, nodes: frozenset[NodeId]) -> None:
         """Let *nodes* and no others be chosen from."""
@@ -56,7 +57,7 @@ class Choices:
         orphans = [p for p, node in enumerate(self.first) if node in gone]
         for partition in orphans:
             self.first[partition] = _NOBODY
-            self._best[partition] = _BELOW_ALL
+            self._best[partition] = 0
         return orphans
 
     def _contest(self, node: NodeId, partitions: Sequence[int]) -> None:
@@ -66,7 +67,8 @@ class Choices:
         """
         first, best = self.first, self._best
         scores = map(score, repeat(node), partitions)
-        for p, new in zip(partitions, scores, strict=True):
-            if new >= best[p] and (new > best[p] or node < first[p]):
+        before = map(best.__getitem__, partitions)
+        for p, new, old in zip(partitions, scores, before, strict=True):
+            if new >= old and (new > old or not first[p] or node < first[p]):
                 first[p] = node
                 best[p] = new

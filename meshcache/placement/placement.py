@@ -38,7 +38,7 @@ class Placement:
 
     def __init__(self) -> None:
         self._choices = Choices()
-        self._owners = _nobody()
+        self._owners = _zeros()
         self.table = Table((), self._owners)
 
     def update(self, members: Iterable[Member]) -> Table:
@@ -61,14 +61,14 @@ class Placement:
     def _assign(self) -> array[int]:
         """Return the owners as indexes into the sorted nodes, two bytes for each."""
         nodes = sorted(self._choices.nodes)
-        if not nodes:
-            return _nobody()
+        if len(nodes) <= 1:
+            return _zeros()
         index = {node: number for number, node in enumerate(nodes)}
         owners = seat(self._choices, capacity(len(nodes)))
         return array("H", map(index.__getitem__, owners))
 
 
-def _nobody() -> array[int]:
+def _zeros() -> array[int]:
     return array("H", bytes(2 * PARTITIONS))
 
 

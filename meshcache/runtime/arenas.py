@@ -9,7 +9,6 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable
-from hashlib import blake2b
 from mmap import mmap
 from pathlib import Path
 from typing import Final, final
@@ -50,6 +49,9 @@ def _realm(config: Config) -> str:
     """
     if config.secret is None:
         return config.cluster
+    # It loads OpenSSL: megabytes that a node without a secret has no use for.
+    from hashlib import blake2b  # noqa: PLC0415
+
     digest = blake2b(config.secret.encode(), digest_size=8).hexdigest()
     return f"{config.cluster}@{digest}"
 

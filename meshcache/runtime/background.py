@@ -9,18 +9,20 @@ that a loader in trouble is not called by every read.
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections.abc import Callable, Coroutine
 from concurrent.futures import Future
 from contextvars import copy_context
 from queue import SimpleQueue
 from threading import Lock
-from typing import Any, TypeAlias, final
+from typing import TYPE_CHECKING, Any, TypeAlias, final
 
 from meshcache.clock import monotonic
 from meshcache.config import Config
 from meshcache.runtime.threads import start_thread
+
+if TYPE_CHECKING:
+    import asyncio
 
 __all__ = ["Background"]
 
@@ -74,6 +76,8 @@ class Background:
         """Have *job* run as a task of the running loop; see `start`."""
         ended, fresh = self._enter(key)
         if ended is not None and fresh:
+            import asyncio  # noqa: PLC0415 - only tasks need it
+
             task = asyncio.get_running_loop().create_task(self._arun(key, ended, job))
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)

@@ -9,11 +9,10 @@ queues.
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections.abc import Callable, Coroutine
 from queue import SimpleQueue
-from typing import Any, NamedTuple, Protocol, final
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, final
 
 from meshcache.codec.messages import LoaderName
 from meshcache.config import Config
@@ -22,6 +21,9 @@ from meshcache.engine.ops import Register, RunEnded
 from meshcache.runtime.chain import loading
 from meshcache.runtime.failures import failure_of
 from meshcache.runtime.threads import start_thread
+
+if TYPE_CHECKING:
+    import asyncio
 
 __all__ = ["CannotRun", "Loaded", "Loader", "Loaders"]
 
@@ -157,6 +159,8 @@ class Loaders:
         task.add_done_callback(self._tasks.discard)
 
     async def _task(self, loader: Loader, effect: RunLoader) -> None:
+        import asyncio  # noqa: PLC0415 - only tasks need it
+
         ended = _unable(effect)
         try:
             with loading(effect.chain):

@@ -7,7 +7,6 @@ look at (`store`, `ranges`, `near`) before it asks the I/O thread.
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import os
 import random
@@ -360,6 +359,8 @@ class Runtime:
 
     async def aask(self, operation: Asked) -> tuple[AsyncTicket, Outcome]:
         """Put *operation* to the engine and await its outcome."""
+        import asyncio  # noqa: PLC0415 - only tasks need it
+
         ticket = AsyncTicket(asyncio.get_running_loop())
         if not self._driver.submit(ticket, operation):
             return ticket, Closed()
@@ -397,7 +398,7 @@ class Runtime:
 
         It waits for a sibling, so it is not for tasks.
         """
-        if self.owns(hashed):
+        if self.tenures[partition_of(hashed)].get is self._engine.store.get:
             return self._write_own(verb, item, hashed)
         return None if self._wire is None else self._wire.write_one(verb, item, hashed)
 

@@ -8,16 +8,18 @@ sync and the async face cannot differ.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Awaitable, Callable, Generator
 from inspect import isawaitable, iscoroutine, iscoroutinefunction
-from typing import Any, Final, NamedTuple, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias, TypeVar
 
 from meshcache.engine.ops import Asked, Outcome
 from meshcache.errors import LoadTimeout
 from meshcache.runtime.chain import loading
 from meshcache.runtime.runtime import Runtime
 from meshcache.runtime.tickets import Ticket
+
+if TYPE_CHECKING:
+    import asyncio
 
 __all__ = ["STILL", "Answer", "Behind", "RunHere", "Step", "Steps", "arun", "run"]
 
@@ -154,6 +156,8 @@ async def _ado(runtime: Runtime | None, step: Step) -> Any:
 
 
 async def _abehind(runtime: Runtime, step: Behind) -> Any:
+    import asyncio  # noqa: PLC0415 - only tasks need it
+
     background = runtime.background
     ended = background.start_task(step.key, lambda: arun(runtime, step.steps()))
     if ended is None or not step.patience:
@@ -172,6 +176,8 @@ def _seen(waiting: asyncio.Future[object]) -> None:
 
 
 async def _load_within(step: RunHere) -> Any:
+    import asyncio  # noqa: PLC0415 - only tasks need it
+
     try:
         async with asyncio.timeout(step.timeout - step.waited) as limit:
             return await _load(step.loader)
@@ -188,6 +194,8 @@ async def _load_within(step: RunHere) -> Any:
 async def _load(loader: Callable[[], Any]) -> Any:
     if iscoroutinefunction(loader):
         return await loader()
+    import asyncio  # noqa: PLC0415 - only tasks need it
+
     # A plain function may block, so it does so elsewhere, in the caller's context.
     # What it returns may still be for us to await: `lambda: fetch(key)`.
     value = await asyncio.to_thread(_plainly, loader)

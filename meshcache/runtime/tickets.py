@@ -7,12 +7,14 @@ are settled by a single `call_soon_threadsafe`, since each of those wakes the lo
 
 from __future__ import annotations
 
-import asyncio
 import logging
-from typing import TypeAlias, final
+from typing import TYPE_CHECKING, TypeAlias, final
 
 from meshcache.engine.ops import Closed, Outcome
 from meshcache.runtime.threads import allocate_lock
+
+if TYPE_CHECKING:
+    import asyncio
 
 __all__ = ["AsyncTicket", "SyncTicket", "Ticket", "Wakeups"]
 

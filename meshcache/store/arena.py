@@ -32,9 +32,9 @@ from _thread import RLock
 from collections.abc import Collection, Iterable
 from typing import Final, final
 
-from meshcache.codec.envelope import MARK, MAX_HEAD, tags_of
+from meshcache.codec.envelope import MAX_HEAD, tags_of
 from meshcache.errors import ValueTooLarge
-from meshcache.hashing import PARTITIONS, key_hash, partition_of
+from meshcache.hashing import PARTITION_BITS, PARTITIONS, key_hash, partition_of
 from meshcache.store.generations import Generations
 from meshcache.store.index import UNREAD, USE_MAX
 from meshcache.store.layout import (
@@ -56,6 +56,7 @@ from meshcache.store.record import (
     STAMP,
     STAMP_AT,
     Entry,
+    Fields,
     encode,
     extent,
     tenure_of,
@@ -75,6 +76,9 @@ _LARGE: Final = 1 / 4
 newcomers before they can prove themselves."""
 
 _SHORT_KEY: Final = 400
+_SHIFT: Final = 64 - PARTITION_BITS
+_USED: Final = Words.USED
+_VOID: Final = Words.VOID
 _CHUNK: Final = 4096
 _COUNTS: Final = (
     "evicted_dead",
@@ -206,16 +210,19 @@ class Arena:
         """
         if len(value) > self._short_value or len(key) > _SHORT_KEY:
             self._check_size(key, value)
-        if not self.granted(partition_of(hashed)) or self._covers_key(version, key):
+        if not 0 < self.tenures[hashed >> _SHIFT] < SEALED_BIT:
             return False
-        if value.startswith(MARK) and self.tagged_over(version, tags_of(value)):
+        # Nothing is marked above that word.
+        if version < self._header[_VOID] and self._is_void(version, key, value):
             return False
-        slot, offset = self._find(key, hashed)
-        if offset and self._is_greater(offset, version, now):
-            return False
+        slot, offset = found = self._index.find(key, hashed)
+        if offset:
+            at = self._units_at + UNIT * offset + STAMP_AT
+            stored = STAMP.unpack_from(self._memory, at)[0]
+            if stored > version and self._stands(offset, version, now):
+                return False
         if expires > now:
-            entry = Entry(value, version, expires)
-            self._store(key, hashed, entry, (slot, offset), now)
+            self._store(key, hashed, (value, version, expires), found, now)
         elif offset:
             self._drop(slot, self._verdict(offset, key, hashed, now))
         return True
@@ -225,7 +232,7 @@ class Arena:
     ) -> Entry | None:
         """Let the entry of *key* live until *expires*; return it as it is now."""
         old = self.get(key, hashed, now)
-        slot, offset = self._find(key, hashed)
+        slot, offset = self._index.find(key, hashed)
         if old is None or not offset:
             return None
         entry = old._replace(expires=expires)
@@ -238,7 +245,7 @@ class Arena:
     def remove(self, key: bytes, hashed: int, now: float) -> Entry | None:
         """Forget *key*; return its entry if it was alive."""
         entry = self.get(key, hashed, now)
-        slot, offset = self._find(key, hashed)
+        slot, offset = self._index.find(key, hashed)
         if offset:
             self._drop(slot, self._verdict(offset, key, hashed, now))
         return entry
@@ -367,31 +374,17 @@ class Arena:
             f"{setting} sets; raise it, or store less under one key"
         )
 
-    def _find(self, key: bytes, hashed: int) -> tuple[int, int]:
-        """Return the key's slot and offset: 0 is for a ghost, and -1 for no slot."""
-        offsets = self._index.offsets
-        ghost = -1
-        for slot in self._index.matches(hashed):
-            offset = offsets[slot]
-            if not offset:
-                ghost = slot
-            elif self._key_at(offset) == key:
-                return slot, offset
-        return ghost, 0
+    def _is_void(self, version: int, key: bytes, value: bytes) -> bool:
+        """Whether a value's cache, or one of its tags, was cleared at its version."""
+        return self._covers_key(version, key) or self.tagged_over(
+            version, tags_of(value)
+        )
 
-    def _key_at(self, offset: int) -> bytes:
-        """Return the key of what lies at *offset*; empty if it cannot be an entry."""
-        if offset >= self._end:
-            return b""
-        start = self._units_at + UNIT * offset + FIXED_BYTES
-        return self._memory[start : start + (self._metas[offset] >> 16 & 0xFFFF)]
+    def _stands(self, offset: int, version: int, now: float) -> bool:
+        """Whether the entry at *offset* is alive and of a version above *version*.
 
-    def _is_greater(self, offset: int, version: int, now: float) -> bool:
-        """Whether the entry at *offset* is alive and of a version above *version*."""
-        at = self._units_at + UNIT * offset + STAMP_AT
-        if STAMP.unpack_from(self._memory, at)[0] <= version:
-            return False
-        # Only what proves itself may stand in the way.
+        Only what proves itself may stand in the way.
+        """
         found = self._reader.at(offset, now)
         return found is not None and found[2].version > version
 
@@ -401,9 +394,9 @@ class Arena:
         version, expires = STAMP.unpack_from(self._memory, at)
         if not expires > now:
             return "expired"
-        if self._metas[offset] & 0xFF != self.tenures[partition_of(hashed)]:
+        if self._metas[offset] & 0xFF != self.tenures[hashed >> _SHIFT]:
             return "revoked_dropped"
-        if version < self._header[Words.VOID] and (
+        if version < self._header[_VOID] and (
             self._covers_key(version, key) or self._is_untagged(offset, version)
         ):
             return "cleared"
@@ -418,11 +411,11 @@ class Arena:
         )
 
     def _store(
-        self, key: bytes, hashed: int, entry: Entry, found: tuple[int, int], now: float
+        self, key: bytes, hashed: int, entry: Fields, found: tuple[int, int], now: float
     ) -> None:
-        """Store *entry* in the place of what `_find` found."""
+        """Store *entry* in the place of what the index found."""
         index = self._index
-        record = encode(self.tenures[partition_of(hashed)], key, entry)
+        record = encode(self.tenures[hashed >> _SHIFT], key, entry)
         size = len(record) + UNIT - 1 & -UNIT
         slot, offset = found
         ring, use = self._small, UNREAD
@@ -438,11 +431,11 @@ class Arena:
             self._reclaim(ring, now)
         # The old one may have moved meanwhile, or gone and left us its slot.
         if offset and (old := index.offsets[slot]):
-            self._count(self._verdict(old, key, hashed, now) or "superseded")
+            self._counts[self._verdict(old, key, hashed, now) or "superseded"] += 1
             self._gone(old)
         elif slot < 0:
             slot = self._seat(hashed)
-        self._header[Words.USED] = 1
+        self._header[_USED] = 1
         placed = ring.append(record, size)
         ring.live += size
         self._entries += 1
@@ -456,7 +449,9 @@ class Arena:
         right to return there.
         """
         use = self._index.uses[slot]
-        return use if offset < self._main.first else max(use, _PROMOTED_AT)
+        if offset < self._main.first or use > _PROMOTED_AT:
+            return use
+        return _PROMOTED_AT
 
     def _seat(self, hashed: int) -> int:
         """Return a slot for a new key; evict what is there if nothing better is."""
@@ -495,8 +490,9 @@ class Arena:
         if not size:
             self._reset(ring)
             return
-        key = b"" if meta & PAD else self._key_at(offset)
+        key = b"" if meta & PAD else self._index.key_at(offset)
         hashed = key_hash(key)
+        # Most are not pointed to: their keys were stored again since.
         slot = self._index.pointing(hashed, offset) if key else -1
         if slot < 0:
             ring.tail += size
@@ -586,7 +582,7 @@ class Arena:
         index, tenures = self._index, self._parts.tenures
         for slot in range(len(index.offsets)):
             offset = index.offsets[slot]
-            key = self._key_at(offset) if offset else b""
+            key = index.key_at(offset) if offset else b""
             if not key:
                 continue
             number = tenures[partition_of(key_hash(key))] & TENURE_MAX

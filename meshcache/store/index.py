@@ -20,7 +20,8 @@ import mmap
 import sys
 from typing import Final, final
 
-from meshcache.store.layout import WAYS, Layout
+from meshcache.store.layout import UNIT, WAYS, Layout
+from meshcache.store.record import FIXED_BYTES
 
 __all__ = ["UNREAD", "USE_MAX", "Index"]
 
@@ -41,6 +42,7 @@ _REACH: Final = 1.5
 """How much small evicts, as a share of main, while a ghost counts."""
 
 _STALEST: Final = 255
+_ORDER: Final = sys.byteorder
 
 
 @final
@@ -49,8 +51,12 @@ class Index:
 
     __slots__ = (
         "_ages",
+        "_end",
         "_evicted",
+        "_keys_at",
         "_memory",
+        "_metas",
+        "_offsets_at",
         "_prints_at",
         "_sets",
         "_tick",
@@ -71,6 +77,11 @@ class Index:
         )
         self._memory = memory
         self._sets = layout.sets
+        self._offsets_at = offsets_at
+        # Of the logs, what it takes to know a key again.
+        self._metas = whole[layout.units_at : layout.total].cast("Q")
+        self._keys_at = layout.units_at + FIXED_BYTES
+        self._end = len(self._metas) - (FIXED_BYTES // UNIT)
         self._prints_at = prints_at
         self._uses_at = uses_at
         self.offsets: memoryview[int] = whole[offsets_at : offsets_at + 4 * slots].cast(
@@ -87,22 +98,61 @@ class Index:
     def matches(self, hashed: int) -> list[int]:
         """Return the slots of the hash's set with its fingerprint, living or not."""
         find, prints_at = self._memory.find, self._prints_at
-        mark = (hashed & 0xFFFF or 1).to_bytes(2, sys.byteorder)
+        mark = (hashed & 0xFFFF or 1).to_bytes(2, _ORDER)
         row = hashed % self._sets * (2 * WAYS) + prints_at
+        end = row + 2 * WAYS
         found = []
-        at = find(mark, row, row + 2 * WAYS)
+        at = find(mark, row, end)
         while at >= 0:
             if not at & 1:
                 found.append(at - prints_at >> 1)
-            at = find(mark, at + 1, row + 2 * WAYS)
+            at = find(mark, at + 1, end)
         return found
+
+    def find(self, key: bytes, hashed: int) -> tuple[int, int]:
+        """Return the key's slot and offset: 0 is for a ghost, and -1 for no slot.
+
+        This is `matches` written out: every write begins with it.
+        """
+        memory, metas, offsets = self._memory, self._metas, self.offsets
+        find, prints_at, length = memory.find, self._prints_at, len(key)
+        mark = (hashed & 0xFFFF or 1).to_bytes(2, _ORDER)
+        row = hashed % self._sets * (2 * WAYS) + prints_at
+        end = row + 2 * WAYS
+        ghost = -1
+        at = find(mark, row, end)
+        while at >= 0:
+            if not at & 1:
+                slot = at - prints_at >> 1
+                offset = offsets[slot]
+                if not offset:
+                    ghost = slot
+                elif offset < self._end and metas[offset] >> 16 & 0xFFFF == length:
+                    start = self._keys_at + UNIT * offset
+                    if memory[start : start + length] == key:
+                        return slot, offset
+            at = find(mark, at + 1, end)
+        return ghost, 0
+
+    def key_at(self, offset: int) -> bytes:
+        """Return the key of what lies at *offset*; empty if it cannot be an entry."""
+        if offset >= self._end:
+            return b""
+        start = self._keys_at + UNIT * offset
+        return self._memory[start : start + (self._metas[offset] >> 16 & 0xFFFF)]
 
     def pointing(self, hashed: int, offset: int) -> int:
         """Return the slot of the hash that points to *offset*, or -1."""
-        offsets = self.offsets
-        for slot in self.matches(hashed):
-            if offsets[slot] == offset:
+        find, offsets_at = self._memory.find, self._offsets_at
+        mark = offset.to_bytes(4, _ORDER)
+        row = hashed % self._sets * (4 * WAYS) + offsets_at
+        end = row + 4 * WAYS
+        at = find(mark, row, end)
+        while at >= 0:
+            slot = at - offsets_at >> 2
+            if not at & 3 and self.prints[slot] == (hashed & 0xFFFF or 1):
                 return slot
+            at = find(mark, at + 1, end)
         return -1
 
     def belongs(self, slot: int, hashed: int) -> bool:

@@ -72,7 +72,11 @@ class Ring:
             self.head += -self.head % self.size
             self.tail = self.head
             return True
-        return self._after(size) - self.tail + self._slack <= self.size
+        # As in `_after`, which is written out here: every write asks this.
+        head, whole = self.head, self.size
+        rest = whole - head % whole
+        end = head + size if size <= rest else head + rest + size
+        return end - self.tail + self._slack <= whole
 
     def fits_barely(self, size: int) -> bool:
         """Whether *size* bytes could be placed, touching nothing between the ends."""
@@ -94,12 +98,12 @@ class Ring:
 
     def oldest(self) -> tuple[int, int, int]:
         """Return offset, meta and size of what lies at the tail; size 0 if not sane."""
-        at = self.tail % self.size
+        tail, whole = self.tail, self.size
+        at = tail % whole
         offset = self.first + at // UNIT
         meta = self._metas[offset]
         size = extent(meta)
-        bound = min(self.size - at, self.head - self.tail)
-        if size > bound or size < UNIT or size % UNIT:
+        if size > whole - at or size > self.head - tail or size < UNIT or size % UNIT:
             return offset, meta, 0
         return offset, meta, size
 

@@ -13,7 +13,7 @@ it was being overwritten has another sum, whichever part he has of either.
 from __future__ import annotations
 
 from struct import Struct
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, TypeAlias
 
 from xxhash import xxh3_64_intdigest
 
@@ -25,6 +25,7 @@ __all__ = [
     "STAMP",
     "STAMP_AT",
     "Entry",
+    "Fields",
     "encode",
     "extent",
     "key_length",
@@ -60,7 +61,11 @@ class Entry(NamedTuple):
     expires: float
 
 
-def encode(tenure: int, key: bytes, entry: Entry) -> bytes:
+Fields: TypeAlias = tuple[bytes, int, float]
+"""What an `Entry` holds. A plain tuple is made in a fifth of the time."""
+
+
+def encode(tenure: int, key: bytes, entry: Fields) -> bytes:
     """Return the bytes of *entry*, as long as `extent` says but for the padding."""
     value, version, expires = entry
     body = STAMP.pack(version, expires) + key + value

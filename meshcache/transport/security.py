@@ -9,7 +9,6 @@ node's own poll loop: one per context, gone when the node is gone.
 
 from __future__ import annotations
 
-from hashlib import blake2b
 from typing import Final, final
 
 import zmq
@@ -30,6 +29,9 @@ class Curve:
     __slots__ = ("public", "secret")
 
     def __init__(self, secret: str) -> None:
+        # It loads OpenSSL: megabytes that a node without a secret has no use for.
+        from hashlib import blake2b  # noqa: PLC0415
+
         seed = blake2b(secret.encode(), digest_size=32, person=_PERSON).digest()
         self.secret: bytes = z85.encode(seed)
         self.public: bytes = zmq.curve_public(self.secret)

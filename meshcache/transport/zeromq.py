@@ -33,13 +33,13 @@ import errno
 import logging
 import os
 import socket
+import sys
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple, TypeAlias, final
 
 import zmq
-from zmq.utils.monitor import recv_monitor_message
 
 from meshcache.clock import monotonic
 from meshcache.codec.mail import Route
@@ -279,7 +279,7 @@ class ZmqTransport:
             self._doorman.answer()
         for watch in self._watches:
             while watch in ready and watch.poll(0):
-                recv_monitor_message(watch)
+                _next_event(watch)
                 self.traffic.refused_keys += 1
         for name, listener in self._listeners.items():
             if listener in ready:
@@ -482,7 +482,7 @@ class ZmqTransport:
     def _read_monitor(self, link: _Link) -> None:
         """Report a connection that was refused or broke, once until it is made."""
         while link.monitor.poll(0):
-            event = recv_monitor_message(link.monitor)["event"]
+            event = _next_event(link.monitor)
             if event & _MADE:
                 link.told, link.known = False, True
                 self._made[link.address] = None
@@ -558,6 +558,13 @@ def _bind(listener: Socket, host: str, port: int) -> bool:
     except (zmq.ZMQError, OSError):
         return False
     return True
+
+
+def _next_event(monitor: Socket) -> int:
+    """Return the next event that *monitor* tells of: zmq_socket_monitor(3)."""
+    # pyzmq's own function for this would load asyncio, and with it OpenSSL.
+    event, _ = monitor.recv_multipart()
+    return int.from_bytes(event[:2], sys.byteorder)
 
 
 def _default_route() -> str:

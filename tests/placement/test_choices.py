@@ -30,6 +30,12 @@ def test_a_score_is_the_same_in_every_process_and_version():
     ]
 
 
+def test_a_score_of_zero_is_enough_where_nobody_else_is(monkeypatch):
+    monkeypatch.setattr("meshcache.placement.choices.score", lambda _node, _p: 0)
+
+    assert [B] * PARTITIONS == choices_of(B).first
+
+
 def test_the_first_choice_has_the_highest_score():
     nodes = [A, B, C]
 

@@ -4,8 +4,10 @@ import mmap
 
 import pytest
 
+from meshcache.clock import NEVER
 from meshcache.store.index import UNREAD, USE_MAX, Index
-from meshcache.store.layout import WAYS, Layout
+from meshcache.store.layout import UNIT, WAYS, Layout
+from meshcache.store.record import encode
 
 LAYOUT = Layout(7, 800, 8000)
 
@@ -54,6 +56,7 @@ def test_a_fingerprint_that_straddles_two_slots_is_no_match(index):
     hashed = next(h for h in range(0x1234, 1 << 30, 1 << 16) if h % LAYOUT.sets == 0)
 
     assert [] == index.matches(hashed)
+    assert (-1, 0) == index.find(b"key", hashed)
 
 
 def test_a_fingerprint_of_zero_is_found_and_a_free_slot_is_not(index):
@@ -63,6 +66,55 @@ def test_a_fingerprint_of_zero_is_found_and_a_free_slot_is_not(index):
     slot = seat(index, hashed, 11)
 
     assert [slot] == index.matches(hashed)
+
+
+def lay(index, offset, key):
+    """Let an entry with *key* lie at *offset*."""
+    start = LAYOUT.units_at + UNIT * offset
+    record = encode(1, key, (b"value", 1, NEVER))
+    index._memory[start : start + len(record)] = record
+
+
+def test_a_key_is_found_by_all_of_its_bytes(index):
+    hashed = of_set(3, 1)[0]
+    lay(index, 11, b"key and more")
+    lay(index, 21, b"key")
+    longer, shorter = seat(index, hashed, 11), seat(index, hashed, 21)
+
+    assert (shorter, 21) == index.find(b"key", hashed)
+    assert (longer, 11) == index.find(b"key and more", hashed)
+    assert (-1, 0) == index.find(b"yek", hashed)
+    assert (b"key", b"key and more") == (index.key_at(21), index.key_at(11))
+
+
+def test_a_ghost_is_found_where_the_key_is_not(index):
+    hashed = of_set(3, 1)[0]
+    slot = seat(index, hashed, 11)
+    index.bury(slot, 8)
+
+    assert (slot, 0) == index.find(b"key", hashed)
+
+
+def test_an_offset_beyond_the_logs_is_no_entry(index):
+    hashed, beyond = of_set(3, 1)[0], LAYOUT.total // UNIT
+    seat(index, hashed, beyond)
+
+    assert (-1, 0) == index.find(b"key", hashed)
+    assert b"" == index.key_at(beyond)
+
+
+def test_an_offset_is_found_in_its_own_slot_and_under_its_own_fingerprint(index):
+    hashed, other = of_set(0, 2)
+    slot = seat(index, other, 11)
+
+    assert (slot, -1) == (index.pointing(other, 11), index.pointing(hashed, 11))
+
+    # The bytes of 11 again, across two slots.
+    index.free(slot)
+    index.offsets[0], index.offsets[1] = 11 << 16, 0
+    index.prints[0] = hashed & 0xFFFF
+
+    assert -1 == index.pointing(hashed, 11)
 
 
 def test_a_newcomer_takes_a_free_slot_then_the_stalest_ghosts_then_the_least_read(
