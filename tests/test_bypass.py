@@ -8,6 +8,7 @@ import threading
 import pytest
 
 import meshcache
+from meshcache.bypass import _state
 from meshcache.testing import isolated
 
 
@@ -116,3 +117,10 @@ def test_afterwards_a_read_takes_the_short_way_again(users):
     users.get("k")
 
     assert None is not users.region.runtime
+
+
+def test_a_child_of_a_fork_waits_for_no_thread_of_the_parent(users):
+    """There is none that could let the lock go."""
+    with _state.lock:
+        _state.after_fork_in_child()
+        assert not _state.lock.locked()

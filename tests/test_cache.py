@@ -1187,6 +1187,7 @@ def test_reads_of_a_stopped_node_fail_open(node, do):
         ("set_many", ({1: 2},)),
         ("delete_many", ([1],)),
         ("clear", ()),
+        ("invalidate_tags", ("red",)),
     ],
 )
 def test_writes_to_a_stopped_node_say_so(stopped, do, operation, arguments):

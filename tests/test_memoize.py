@@ -449,11 +449,48 @@ def test_a_name_is_printable_text_of_bounded_length(cache, text):
         {"errors": [KeyboardInterrupt]},
         {"load_timeout": 0},
         {"load_timeout": float("nan")},
+        {"version": 2**32},
+        {"stale": -1},
+        {"stale_if_error": None},
+        {"early": -1},
+        {"soft_timeout": 0},
+        {"none_ttl": -1},
+        {"error_ttl": -1},
+        {"cache_if": "always"},
+        {"stales": 5},
     ],
 )
 def test_an_option_out_of_bounds_is_refused_when_decorating(cache, options):
     with pytest.raises(ConfigError, match=next(iter(options))):
         cache.memoize(**options)(module_level)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"version": 2**32 - 1},
+        {"version": 0},
+        {"soft_timeout": None, "stale_if_error": 0},
+        {"error_ttl": None, "errors": KeyError},
+        {"none_ttl": None},
+        {"name": "x" * 400},
+    ],
+)
+def test_an_option_at_its_bound_is_taken(cache, options):
+    assert 7 == cache.memoize(**options)(module_level)(7)
+
+
+def test_one_ignored_argument_may_stand_alone(cache):
+    load = cache.memoize(name="f", ignore="connection")(lambda connection, key: key)
+
+    assert load.key_for(1, "k") == load.key_for(connection=2, key="k")
+
+
+def test_a_function_within_another_that_takes_nothing_of_it_needs_no_name(cache):
+    def inner(number):
+        return number
+
+    assert 7 == cache.memoize(inner)(7)
 
 
 def test_an_object_that_is_called_is_of_the_kind_of_its_call(cache, runner):

@@ -9,6 +9,7 @@ import pytest
 
 import meshcache
 from meshcache import ConfigError
+from meshcache.codec.fields import MAX_UNTAGGED
 from meshcache.testing import isolated
 
 
@@ -147,3 +148,96 @@ def test_a_tag_is_a_word_and_a_value_has_sixteen_at_most(users, tags):
         users.set("k", 1, tags=tags)
 
     assert None is users.get("k")
+
+
+def test_a_value_stored_after_its_tag_was_invalidated_stays_near(users):
+    users.invalidate_tags("red")
+    users.set("k", 1, tags=("red",))
+    for _ in range(3):
+        users.get("k")
+
+    assert "near" == users.get_entry("k").tier
+
+
+def test_a_remembered_error_falls_with_the_tags_of_its_value(users):
+    calls = []
+
+    @users.memoize(name="f", errors=LookupError, error_ttl=60, tags="red")
+    def load(key):
+        calls.append(key)
+        raise LookupError(key)
+
+    for _ in range(2):
+        with pytest.raises(LookupError):
+            load(1)
+    users.invalidate_tags("red")
+    with pytest.raises(LookupError):
+        load(1)
+
+    assert [1, 1] == calls
+
+
+def test_what_is_set_for_a_call_bears_the_tags_of_the_call(users):
+    load = users.memoize(name="f", tags=lambda key: f"key:{key}")(lambda key: "loaded")
+    load.set("set", 1)
+    load.set("set", 2)
+    users.invalidate_tags("key:1")
+
+    assert ["loaded", "set"] == [load(1), load(2)]
+
+
+def test_nobody_joins_a_call_whose_tag_was_invalidated_since(users):
+    begun, hold, found = threading.Event(), threading.Event(), []
+
+    @users.memoize(name="f", tags=lambda key: f"key:{key}", load_timeout=1)
+    def load(_):
+        if begun.is_set():
+            return "new"
+        begun.set()
+        hold.wait(10)
+        return "old"
+
+    first = threading.Thread(target=lambda: found.append(load(1)))
+    first.start()
+    begun.wait(10)
+    users.invalidate_tags("key:1")
+    try:
+        assert "new" == load(1)
+    finally:
+        hold.set()
+        first.join()
+
+    assert ["old"] == found
+    assert "new" == load(1)
+
+
+def test_tags_of_one_call_count_once_and_are_bounded(users):
+    users.set("k", 1, tags="red")
+    most = [str(number) for number in range(MAX_UNTAGGED - 1)]
+    with pytest.raises(ConfigError, match="make several"):
+        users.invalidate_tags("red", "blue", *most)
+    assert 1 == users.get("k")
+
+    users.invalidate_tags("red", "red", *most)
+    assert None is users.get("k")
+
+
+def test_the_async_twins_take_tags_and_forget_by_them(users):
+    async def main():
+        await users.aset("a", 1, tags="red")
+        await users.aadd("b", 2, tags=("red", "blue"))
+        await users.aset_many({"c": 3, "d": 4}, tags=iter(("red",)))
+        await users.aset("e", 5, tags="blue")
+        before = await users.aget_many("abcde")
+        await users.ainvalidate_tags("green", "red")
+        return len(before), await users.aget_many("abcde")
+
+    assert (5, {"e": 5}) == asyncio.run(main())
+
+
+def test_many_values_may_bear_one_tag_or_what_can_be_read_once(users):
+    users.set_many({"a": 1, "b": 2}, tags="red")
+    users.set_many({"c": 1, "d": 2}, tags=iter(("red", "blue")))
+    users.invalidate_tags("red")
+
+    assert {} == users.get_many("abcd")

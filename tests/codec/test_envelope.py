@@ -69,3 +69,16 @@ def test_a_part_of_a_cache_shares_its_tags_and_another_cache_does_not():
     assert tag_hash("users", "red") == tag_hash("users|app:load|1", "red")
     assert tag_hash("users", "red") != tag_hash("user", "red")
     assert tag_hash("users", "red") != tag_hash("users", "blue")
+
+
+def test_a_kind_of_later_versions_is_refused_and_falls_with_its_tags():
+    stored = bytearray(Envelope(b"v", tags=(7,)).wrap())
+    stored[1] = len(Kind)
+
+    with pytest.raises(SerializationError):
+        unwrap(bytes(stored))
+    assert (7,) == tags_of(bytes(stored))
+
+
+def test_any_text_is_a_tag():
+    assert tag_hash("c", "\ud800") != tag_hash("c", "\ud801")

@@ -183,8 +183,9 @@ def test_as_many_bytes_as_a_request_holds_go_at_once(waiting):
     s = waiting("ann", max_batch_bytes="64KiB")
     long = (b"c\0b" + bytes([n]) * 32_768 for n in range(256))
     one, two = islice((key for key in long if s.owner(key) == "ann"), 2)
-    s.get(one)
-    assert [] == s.sent(Fetch)
+    for _ in range(3):
+        s.get(one)
+        assert [] == s.sent(Fetch)
     s.get(two)
 
     assert [one, two] == [key for fetch in s.sent(Fetch) for key in fetch.keys]

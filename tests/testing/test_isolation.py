@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import _thread
 import asyncio
 import threading
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 import meshcache
 from meshcache import MISSING, Cache, LoadTimeout, NodeState, NotReady
 from meshcache.default import _default, stand_in
+from meshcache.engine.ops import Closed, GetKeys, Results
 from meshcache.testing import isolated
 
 users = Cache("isolated-users")
@@ -263,3 +265,86 @@ def test_who_waits_when_it_ends_is_let_go(until):
     goes_on.set()
     first.join(10)
     assert ["alone", "late"] == values
+
+
+def test_a_task_that_waits_when_it_ends_is_let_go(runner, until):
+    async def alone():
+        return "alone"
+
+    async def main():
+        begun, goes_on = asyncio.Event(), asyncio.Event()
+
+        async def load():
+            begun.set()
+            await goes_on.wait()
+            return "late"
+
+        with isolated() as node:
+            first = asyncio.create_task(users.aget_or_load("k", load))
+            await begun.wait()
+            second = asyncio.create_task(users.aget_or_load("k", alone))
+            await asyncio.to_thread(until, lambda: waiting(node))
+        value = await asyncio.wait_for(second, 5)
+        goes_on.set()
+        return value, await first
+
+    assert ("alone", "late") == runner.run(main())
+
+
+def waiting(node):
+    return node.stats()["engine"]["waiting"]
+
+
+def test_a_task_that_is_cancelled_waits_no_more(runner, until):
+    async def main():
+        begun, goes_on = asyncio.Event(), asyncio.Event()
+
+        async def load():
+            begun.set()
+            await goes_on.wait()
+
+        with isolated() as node:
+            first = asyncio.create_task(users.aget_or_load("k", load))
+            await begun.wait()
+            second = asyncio.create_task(users.aget_or_load("k", load))
+            await asyncio.to_thread(until, lambda: waiting(node))
+            second.cancel()
+            await asyncio.wait([second])
+            left = waiting(node)
+            goes_on.set()
+            await first
+            return left
+
+    assert 0 == runner.run(main())
+
+
+def test_who_is_interrupted_waits_no_more(until):
+    begun, goes_on = threading.Event(), threading.Event()
+
+    def load():
+        begun.set()
+        until(lambda: waiting(node))
+        _thread.interrupt_main()
+        goes_on.wait(10)
+
+    with isolated() as node:
+        first = threading.Thread(target=users.get_or_load, args=("k", load))
+        first.start()
+        begun.wait(10)
+        with pytest.raises(KeyboardInterrupt):
+            users.get_or_load("k", lambda: "its own")
+        left = waiting(node)
+        goes_on.set()
+        first.join(10)
+
+    assert 0 == left
+
+
+def test_once_it_has_ended_it_answers_nothing():
+    with isolated():
+        users.set("k", 1)
+        runtime = users.region.bind()
+        asked = GetKeys((users.region.full(runtime, "k"),))
+        assert isinstance(runtime.ask(asked)[1], Results)
+
+    assert isinstance(runtime.ask(asked)[1], Closed)
