@@ -45,6 +45,7 @@ from meshcache.model import State
 from meshcache.runtime.tickets import AsyncTicket, SyncTicket, Ticket, Wakeups
 from meshcache.transport.arrivals import Arrival
 from meshcache.transport.host import HostListener, HostRoute
+from meshcache.transport.letters import RING
 from meshcache.transport.zeromq import ZmqTransport
 
 __all__ = ["Driver", "Post", "Told"]
@@ -110,6 +111,7 @@ class Driver:
         self._stop_by: float | None = None
         self._warned: set[str] = set()
         self.closed = False
+        self.attend: Callable[[], None] = self._deaf
         self.garbage: dict[str, int] = {}
         self.errors = 0
 
@@ -154,6 +156,9 @@ class Driver:
         5 ms, while a sibling process waits. The bell is silenced by who serves; if
         nobody does, whoever rang has died.
         """
+        if self._bell[0] == RING:
+            self.attend()
+            return
         self._way.acquire(blocking=False)  # what came too late for the last one
         self._wanted = True
         if self._way.acquire(timeout=GIVE_WAY):
@@ -164,6 +169,11 @@ class Driver:
             self._in_vain = 0
             self._bell[0] = 0
 
+    def heed(self) -> None:
+        """Do what siblings have put into their pages, if they have rung."""
+        if self._bell[0] == RING:
+            self.attend()
+
     def way_was_given(self) -> None:
         """Let the thread go on that has given way."""
         if self._wanted:
@@ -171,6 +181,9 @@ class Driver:
             # Two may come here at once.
             with suppress(RuntimeError):
                 self._way.release()
+
+    def _deaf(self) -> None:
+        self._bell[0] = 0
 
     def stop(self, timeout: float) -> None:
         """Say farewell for at most *timeout* seconds, then end the thread."""

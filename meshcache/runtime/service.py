@@ -1,4 +1,7 @@
-"""What siblings ask of this node by the host wire, done on a thread of its own.
+"""What siblings ask of this node by the host wire, and who does it.
+
+What comes as a letter (transport/letters.py) is done by whoever hears the bell first,
+mostly a thread of the application. For the rest there is a thread of its own.
 
 The thread sleeps until a sibling's frame comes. A write of one key that only changes
 the store it does at once, as a thread of the application writes what this node owns
@@ -22,10 +25,12 @@ from meshcache.codec.messages import Found, Item, Reason, Refused, Verb, Written
 from meshcache.engine.engine import Engine
 from meshcache.engine.ops import Moved, WriteResult
 from meshcache.engine.owner import DONE, moves
+from meshcache.errors import MeshCacheError
 from meshcache.hashing import bucket_of, key_hash, partition_of
 from meshcache.runtime.driver import Driver
 from meshcache.transport.arrivals import Arrival
-from meshcache.transport.host import HostListener, HostRoute
+from meshcache.transport.host import HostListener, HostRoute, NotTaken
+from meshcache.transport.letters import PLAINLY_DONE, RING
 
 __all__ = ["HostService"]
 
@@ -57,6 +62,7 @@ class HostService:
         self._get = engine.store.get
         self._tenures = engine.ranges.tenures
         self._direct = engine.owner.direct
+        driver.attend = self.attend
 
     def run(self) -> None:
         """Serve until the listener is stopped, then close it."""
@@ -74,14 +80,32 @@ class HostService:
         finally:
             listener.close()
 
+    def attend(self) -> None:
+        """Do what siblings have put into their pages, on the calling thread."""
+        self._listener.attend(self._open, self._heard)
+
+    def _heard(self) -> None:
+        self._bell[0] = 0
+
+    def _open(self, frame: bytes, route: HostRoute) -> bytes | None:
+        return self._do(frame, route, PLAINLY_DONE)
+
     def take(self, frame: bytes, route: HostRoute) -> bytes | None:
         """Do what *frame* asks and return the answer; None if the driver answers."""
-        self._bell[0] = 0  # It was heard.
+        if self._bell[0] != RING:
+            self._bell[0] = 0  # It was heard.
+        return self._do(frame, route)
+
+    def _do(
+        self, frame: bytes, route: HostRoute, plainly: bytes | None = None
+    ) -> bytes | None:
         write = self._frames.single_write(frame)
         if write is not None:
             rid, epoch, verb, item = write
             if epoch == self._epoch:
                 result = self._write(verb, item)
+                if result is DONE and plainly is not None:
+                    return plainly
                 if result is not None:
                     return self._answer(rid, result)
         if self._driver.arrived(Arrival(frame, route, inbound=True)):
@@ -98,7 +122,10 @@ class HostService:
         readers = engine.readers
         if readers or self._tenures[partition_of(hashed)].get is not self._get:
             return None
-        result = self._direct(verb, item, hashed, monotonic())
+        try:
+            result = self._direct(verb, item, hashed, monotonic())
+        except MeshCacheError as error:
+            raise NotTaken from error
         if engine.readers != readers and result is not None and moves(verb, result):
             # Somebody has begun to read here meanwhile.
             self._driver.note(Moved(bucket_of(hashed)))

@@ -405,9 +405,9 @@ class View:
         """Whether anything has ever been stored here."""
         return self._parts.header[Words.USED] != 0
 
-    def ring(self) -> None:
-        """Tell the owner's threads that somebody waits for its I/O thread."""
-        self._parts.header[Words.BELL] = 1
+    def ring(self, rung: int = 1) -> None:
+        """Tell the owner's threads that somebody waits for them, and what for."""
+        self._parts.header[Words.BELL] = rung
 
     def depose(self, partitions: Iterable[int], at: float) -> None:
         """Seal *partitions* in the place of an owner that is stopped and given up.

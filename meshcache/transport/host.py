@@ -35,21 +35,35 @@ from contextlib import suppress
 from itertools import count
 from pathlib import Path
 from struct import Struct
-from typing import Final, NamedTuple, TypeAlias, TypeVar, final
-from weakref import WeakSet
+from typing import Final, NamedTuple, TypeAlias, final
 
 from meshcache.clock import monotonic
+from meshcache.transport.letters import (
+    DONE,
+    EMPTY,
+    HANDED,
+    MAX_LETTER,
+    PLAIN,
+    PLAINLY_DONE,
+    SENT,
+    TAKEN,
+    Letter,
+    open_letter,
+)
 from meshcache.transport.paths import Short, socket_path
 from meshcache.transport.waker import drain, wake, waker
 
 __all__ = [
+    "FLAGS",
+    "HELLO",
     "MAX_FRAME",
+    "RETRY",
+    "SIZE",
     "SUPPORTED",
-    "HostCaller",
     "HostListener",
     "HostRoute",
-    "NotSent",
-    "Unanswered",
+    "NotTaken",
+    "frame_end",
 ]
 
 SUPPORTED: Final = hasattr(socket, "AF_UNIX") and hasattr(select, "poll")
@@ -61,29 +75,19 @@ Whatever is larger is not worth a short cut."""
 MAX_CALLERS: Final = 256
 """Connections that an owner keeps. Each takes a descriptor here and one there."""
 
-MAX_WIRES: Final = 128
-"""Connections that a node has to all its siblings. Whoever finds no idle one and may
-make none goes the ordinary way."""
-
 BACKLOG: Final = 128
 """Connections that wait to be accepted."""
 
 ACCEPTED_PER_TURN: Final = 16
 
-HELLO_TIMEOUT: Final = 0.1
-"""Seconds for the owner to accept a connection. Nothing has been asked by then, so the
-ordinary way is still open."""
-
 RETRY: Final = 1.0
 """Seconds after which a connection is tried again that could not be made."""
 
-_SIZE: Final = Struct(">I")
-_HELLO: Final = _SIZE.pack(0)
-_ANSWER: Final = 4096
-_FLAGS: Final = getattr(socket, "MSG_NOSIGNAL", 0)
+SIZE: Final = Struct(">I")
+HELLO: Final = SIZE.pack(0)
+FLAGS: Final = getattr(socket, "MSG_NOSIGNAL", 0)
 _MODE: Final = 0o600
-
-Result = TypeVar("Result")
+_DONE_WITH: Final = frozenset({DONE, HANDED, PLAIN})
 
 
 class HostRoute(NamedTuple):
@@ -96,20 +100,8 @@ Take: TypeAlias = Callable[[bytes, HostRoute], bytes | None]
 """Takes a frame and its route; returns the answer, if there is one at once."""
 
 
-class NotSent(Exception):
-    """Nothing was delivered. The request may go another way."""
-
-
-class Unanswered(Exception):
-    """It was sent, and there is no answer: it may have been done.
-
-    Attributes:
-        silent: the time was over; otherwise the owner has ended the connection.
-    """
-
-    def __init__(self, *, silent: bool) -> None:
-        super().__init__("silent" if silent else "lost")
-        self.silent = silent
+class NotTaken(Exception):
+    """A letter can not be done on this thread, now. Nothing of it was done."""
 
 
 # --- the owner's end --------------------------------------------------------------
@@ -122,10 +114,11 @@ class _Caller:
     `ended` when nothing more is taken from it, or sent.
     """
 
-    __slots__ = ("ended", "partial", "route", "socket")
+    __slots__ = ("ended", "letter", "partial", "route", "socket")
 
     def __init__(self, number: int, accepted: socket.socket) -> None:
         self.route = HostRoute(number)
+        self.letter: Letter | None = None
         self.socket = accepted
         self.partial = bytearray()
         self.ended = False
@@ -145,7 +138,7 @@ class HostListener:
     thread.
 
     Attributes:
-        received: frames that have come.
+        letters: requests that were found in a page.
         unroutable: answers whose connection was gone, or took no more.
         garbage: connections closed for what they brought.
         turned_away: connections over `MAX_CALLERS`, closed at once.
@@ -156,7 +149,9 @@ class HostListener:
     """
 
     def __init__(self, directory: Path, node_id: bytes) -> None:
-        self.received = self.unroutable = self.garbage = self.turned_away = 0
+        self._frames = self.letters = self.unroutable = self.garbage = (
+            self.turned_away
+        ) = 0
         self.stopped = self._closed = False
         self._path = socket_path(directory, node_id)
         self._listener = _listen(self._path)
@@ -168,14 +163,22 @@ class HostListener:
         self._by_route: dict[HostRoute, _Caller] = {}
         self._numbers = count(1)
         self._paused: float | None = None
-        self._room = bytearray(_SIZE.size + MAX_FRAME)
+        self._room = bytearray(SIZE.size + MAX_FRAME)
         self._view = memoryview(self._room)
         # Held to close a connection, and by others to use one: a descriptor that is
         # closed under a thread may be another file when that thread uses it.
         self._closing = allocate_lock()
+        # Held to do what lies in the pages; taken before the other.
+        self._attending = allocate_lock()
+        self._writers: tuple[_Caller, ...] = ()
 
     def __len__(self) -> int:
         return len(self._callers)
+
+    @property
+    def received(self) -> int:
+        """Requests that have come, by the wire or in a page."""
+        return self._frames + self.letters
 
     # --- its own thread ----------------------------------------------------------
 
@@ -226,12 +229,22 @@ class HostListener:
     def _welcome(self, accepted: socket.socket) -> None:
         accepted.setblocking(False)
         caller = _Caller(next(self._numbers), accepted)
+        opened = open_letter()
         try:
-            accepted.send(_HELLO, _FLAGS)
+            if opened is None:
+                accepted.send(HELLO, FLAGS)
+            else:
+                caller.letter = opened[0]
+                socket.send_fds(accepted, [HELLO], [opened[1]], FLAGS)
         except OSError:
             accepted.close()
             return
+        finally:
+            if opened is not None:
+                os.close(opened[1])
         self._callers[accepted.fileno()] = self._by_route[caller.route] = caller
+        if caller.letter is not None:
+            self._writers = (*self._writers, caller)
         self._poll.register(accepted.fileno(), select.POLLIN)
 
     def _read(self, caller: _Caller, take: Take) -> None:
@@ -243,8 +256,8 @@ class HostListener:
             size = 0
         if size == 0:
             self._close(caller)
-        elif not caller.partial and size == _whole(self._room, size):
-            self._take(caller, bytes(self._view[_SIZE.size : size]), take)
+        elif not caller.partial and size == frame_end(self._room, size):
+            self._take(caller, bytes(self._view[SIZE.size : size]), take)
         else:
             caller.partial += self._view[:size]
             self._cut(caller, take)
@@ -253,26 +266,71 @@ class HostListener:
         """Take the frames that are complete."""
         partial = caller.partial
         while not caller.ended:
-            whole = _whole(partial, len(partial))
-            if whole and not _SIZE.size < whole <= _SIZE.size + MAX_FRAME:
+            whole = frame_end(partial, len(partial))
+            if whole > SIZE.size + MAX_FRAME:
                 self.garbage += 1
                 self._close(caller)
                 return
             if not whole or len(partial) < whole:
                 return
-            frame = bytes(partial[_SIZE.size : whole])
+            frame = bytes(partial[SIZE.size : whole])
             del partial[:whole]
             self._take(caller, frame, take)
 
     def _take(self, caller: _Caller, frame: bytes, take: Take) -> None:
-        self.received += 1
+        if not frame:
+            self._knocked(caller, take)
+            return
+        self._frames += 1
         answer = take(frame, caller.route)
         if answer is not None and not _sent(caller, answer):
             self.unroutable += 1
             self._close(caller)
 
+    def _knocked(self, caller: _Caller, take: Take) -> None:
+        """Do what lies in the page of *caller*, who now waits at the wire."""
+        with self._attending:
+            letter = caller.letter
+            if letter is not None and letter.words[0] == SENT:
+                self._open(caller, letter, take)
+            state = EMPTY if letter is None else letter.words[0]
+        if state not in _DONE_WITH:
+            self.garbage += 1
+            self._close(caller)
+        elif not _sent(caller, b""):
+            self.unroutable += 1
+            self._close(caller)
+
+    def _open(self, caller: _Caller, letter: Letter, take: Take) -> None:
+        """Do what a letter asks for, once."""
+        # Who finds its connection ended and its letter unopened may send it to others.
+        with self._closing:
+            frame = None if caller.ended else letter.read()
+            if frame is None:
+                return
+            letter.words[0] = TAKEN
+        try:
+            answer = take(frame, caller.route)
+        except NotTaken:
+            letter.words[0] = SENT
+            return
+        except BaseException:
+            with self._closing:
+                caller.end()
+            raise
+        self.letters += 1
+        if answer is PLAINLY_DONE:
+            letter.words[0] = PLAIN
+        elif answer is None or len(answer) > MAX_LETTER:
+            letter.words[0] = HANDED
+            if answer is not None:
+                self.reply(caller.route, answer)
+        else:
+            letter.put(answer, DONE)
+
     def _close(self, caller: _Caller) -> None:
         fd = caller.socket.fileno()
+        self._writers = tuple([each for each in self._writers if each is not caller])
         if self._callers.pop(fd, None) is not None:
             self._poll.unregister(fd)
             with self._closing:
@@ -288,6 +346,22 @@ class HostListener:
             self._let_go()
 
     # --- any thread --------------------------------------------------------------
+
+    def attend(self, take: Take, heard: Callable[[], object]) -> None:
+        """Do what callers have put into their pages, unless another thread does.
+
+        *heard* is called first: whoever rings after that is looked for again.
+        """
+        if not self._attending.acquire(blocking=False):
+            return
+        try:
+            heard()
+            for caller in self._writers:
+                letter = caller.letter
+                if letter is not None and letter.words[0] == SENT:
+                    self._open(caller, letter, take)
+        finally:
+            self._attending.release()
 
     def reply(self, route: HostRoute, frame: bytes) -> None:
         """Send *frame* back along *route*; who cannot take it is cut off."""
@@ -325,7 +399,9 @@ class HostListener:
         if self._closed:
             return
         self._closed = True
+        self._writers = ()
         for caller in self._callers.values():
+            caller.ended = True
             caller.socket.close()
         self._callers.clear()
         self._by_route.clear()
@@ -335,21 +411,21 @@ class HostListener:
             os.close(fd)
 
 
-def _whole(data: bytes | bytearray, size: int) -> int:
+def frame_end(data: bytes | bytearray, size: int) -> int:
     """Return how many bytes the first frame takes, with its length; 0 if unknown."""
-    if size < _SIZE.size:
+    if size < SIZE.size:
         return 0
-    length: int = _SIZE.unpack_from(data)[0]
-    return _SIZE.size + length
+    length: int = SIZE.unpack_from(data)[0]
+    return SIZE.size + length
 
 
 def _sent(caller: _Caller, frame: bytes) -> bool:
     """Return whether all of *frame* was sent; if not, the connection is of no use."""
     if caller.ended or len(frame) > MAX_FRAME:
         return False
-    data = _SIZE.pack(len(frame)) + frame
+    data = SIZE.pack(len(frame)) + frame
     try:
-        return caller.socket.send(data, _FLAGS) == len(data)
+        return caller.socket.send(data, FLAGS) == len(data)
     except OSError:
         return False
 
@@ -388,205 +464,3 @@ def _listen(path: Path) -> socket.socket:
             path.unlink()
         raise
     return listener
-
-
-# --- the caller's end -------------------------------------------------------------
-
-
-@final
-class _Wire:
-    """A connection to a sibling. Used by one thread at a time."""
-
-    __slots__ = ("__weakref__", "_socket", "_timeout")
-
-    def __init__(self, path: Path) -> None:
-        self._socket = socket.socket(socket.AF_UNIX)
-        # The time-out holds whatever signals come (PEP 475); SO_RCVTIMEO's would not.
-        self._socket.settimeout(HELLO_TIMEOUT)
-        self._timeout = HELLO_TIMEOUT
-        with Short(path) as short:
-            self._socket.connect(short)
-
-    def __del__(self) -> None:
-        # An interrupt may come between any two steps of whoever has it.
-        with suppress(AttributeError):  # no socket was to be had
-            self.close()
-
-    def greeted(self) -> bool:
-        """Wait for the owner's first word; return whether it came."""
-        try:
-            return self._socket.recv(_SIZE.size) == _HELLO
-        except OSError:
-            return False
-
-    def send(self, data: bytes) -> bool:
-        """Return whether all was sent; if not, the owner has no whole frame of it."""
-        try:
-            return self._socket.send(data, _FLAGS) == len(data)
-        except OSError:
-            return False
-
-    def receive(self, timeout: float) -> bytes:
-        """Wait for one frame and return it.
-
-        Raises:
-            Unanswered: there is none.
-        """
-        end = monotonic() + timeout
-        data = self._part(timeout)
-        whole = _whole(data, len(data))
-        while not whole or len(data) < whole:
-            data += self._part(end - monotonic())
-            whole = _whole(data, len(data))
-            if len(data) > _SIZE.size + MAX_FRAME:
-                raise Unanswered(silent=False)
-        # What is beyond the frame nobody asked for; no rid will fit it.
-        return data[_SIZE.size :]
-
-    def _part(self, timeout: float) -> bytes:
-        if timeout != self._timeout:
-            if timeout <= 0:
-                raise Unanswered(silent=True)
-            self._socket.settimeout(timeout)
-            self._timeout = timeout
-        try:
-            part = self._socket.recv(_ANSWER)
-        except TimeoutError:
-            raise Unanswered(silent=True) from None
-        except OSError:
-            part = b""
-        if not part:
-            raise Unanswered(silent=False)
-        return part
-
-    def interrupt(self) -> None:
-        """Have whoever waits find the connection ended. Thread-safe."""
-        with suppress(OSError):
-            self._socket.shutdown(socket.SHUT_RDWR)
-
-    def close(self) -> None:
-        """Close it. Does nothing the second time."""
-        self._socket.close()
-
-
-@final
-class _Sibling:
-    """One owner: where it listens, and the connections to it that nobody uses."""
-
-    __slots__ = ("idle", "path", "retry_at")
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.idle: list[_Wire] = []
-        self.retry_at = 0.0
-
-
-@final
-class HostCaller:
-    """What the threads of this process send to its siblings by. Thread-safe.
-
-    Args:
-        directory: of the sockets; this user's alone.
-    """
-
-    def __init__(self, directory: Path) -> None:
-        self._directory = directory
-        self._siblings: dict[bytes, _Sibling] = {}
-        self._wires: WeakSet[_Wire] = WeakSet()
-        self._closed = False
-
-    def __len__(self) -> int:
-        return len(self._wires)
-
-    def call(
-        self,
-        node_id: bytes,
-        frame: bytes,
-        timeout: float,
-        read: Callable[[bytes], Result],
-    ) -> Result:
-        """Send *frame* once, wait for the answer and return what *read* makes of it.
-
-        What *read* raises is passed on, and the connection closed.
-
-        Raises:
-            NotSent: the owner has nothing of it.
-            Unanswered: it may have been done.
-        """
-        if len(frame) > MAX_FRAME:
-            raise NotSent
-        data = _SIZE.pack(len(frame)) + frame
-        sibling = self._siblings.get(node_id)
-        if sibling is None:
-            sibling = _Sibling(socket_path(self._directory, node_id))
-            sibling = self._siblings.setdefault(node_id, sibling)
-        while True:
-            wire, fresh = self._take(sibling)
-            if wire.send(data):
-                break
-            # The owner has ended it, perhaps long ago. Others may be as old.
-            self._end(wire)
-            if fresh:
-                raise NotSent
-        try:
-            result = read(wire.receive(timeout))
-        except BaseException:
-            self._end(wire)
-            raise
-        self._put_back(sibling, wire)
-        return result
-
-    def _take(self, sibling: _Sibling) -> tuple[_Wire, bool]:
-        """Return a connection, and whether it was made just now."""
-        try:
-            return sibling.idle.pop(), False
-        except IndexError:
-            pass
-        now = monotonic()
-        if now < sibling.retry_at or len(self._wires) >= MAX_WIRES or self._closed:
-            raise NotSent
-        try:
-            wire = _Wire(sibling.path)
-            self._wires.add(wire)
-            if wire.greeted():
-                return wire, True
-            self._end(wire)
-        except OSError:
-            pass
-        sibling.retry_at = monotonic() + RETRY
-        raise NotSent
-
-    def _put_back(self, sibling: _Sibling, wire: _Wire) -> None:
-        crowded = len(self._wires) > MAX_WIRES // 2
-        if self._closed or (crowded and sibling.idle):
-            # One for each sibling is left when there are many.
-            self._end(wire)
-        else:
-            sibling.idle.append(wire)
-
-    def _end(self, wire: _Wire) -> None:
-        self._wires.discard(wire)
-        wire.close()
-
-    def forget(self, node_id: bytes) -> None:
-        """Close what leads to a sibling that is gone."""
-        sibling = self._siblings.pop(node_id, None)
-        while sibling is not None and sibling.idle:
-            with suppress(IndexError):
-                self._end(sibling.idle.pop())
-
-    def close(self) -> None:
-        """End every connection; who waits for an answer gets none."""
-        self._closed = True
-        for wire in list(self._wires):
-            # Its user closes it: a number that is closed under a thread may be another
-            # file when that thread wakes up.
-            wire.interrupt()
-        for node_id in list(self._siblings):
-            self.forget(node_id)
-
-    def abandon_after_fork(self) -> None:
-        """In a forked child: close what is the parent's, and change nothing of it."""
-        self._closed = True
-        for wire in list(self._wires):
-            self._end(wire)

@@ -29,7 +29,8 @@ from meshcache.hashing import bucket_of, key_hash, partition_of
 from meshcache.runtime.driver import GIVE_WAY, IN_VAIN_MAX
 from meshcache.runtime.service import HostService
 from meshcache.store.generations import Tenure
-from meshcache.transport.host import HostRoute
+from meshcache.transport.host import HostRoute, NotTaken
+from meshcache.transport.letters import PLAINLY_DONE, RING
 
 KEY = b"c\0sk"
 HASHED = key_hash(KEY)
@@ -192,6 +193,67 @@ def test_the_bell_is_silent_when_it_was_heard(world):
     world.write()
 
     assert 0 == world.store.bell[0]
+
+
+# --- letters ----------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_a_letter_that_is_plainly_done_takes_no_frame(world):
+    item = Item(KEY, ONE, -1, 5)
+    message = Write(9, world.engine.me.epoch, 0, 0, 2000, Verb.SET, (item,))
+    answered = world.service._open(FRAMES.encode(message), ROUTE)
+    counted = world.service._open(
+        FRAMES.encode(message._replace(verb=Verb.INCR)), ROUTE
+    )
+
+    assert answered is PLAINLY_DONE
+    assert answer(Status.HIT, SIX) == FRAMES.decode(counted)
+    assert SIX == world.stored()
+
+
+@pytest.mark.slow
+def test_a_letter_found_in_the_middle_of_a_write_of_this_thread_is_left(world):
+    world.engine.owner._busy = True
+    with pytest.raises(NotTaken):
+        world.write()
+
+    assert world.stored() is None
+
+
+@pytest.mark.slow
+def test_the_bell_for_a_letter_goes_on_when_a_frame_is_taken(world):
+    world.store.bell[0] = RING
+    world.write()
+
+    assert RING == world.store.bell[0]
+
+
+@pytest.mark.slow
+def test_who_hears_the_bell_for_a_letter_does_not_wait(make_node):
+    runtime = make_node().wait_ready()._runtime
+    driver, bell = runtime._driver, runtime._engine.store.bell
+    heard = []
+    driver.attend = lambda: heard.append(bell[0])
+    bell[0] = 1
+    driver.heed()
+    bell[0] = RING
+    driver.heed()
+    runtime.give_way()
+
+    assert [RING, RING] == heard
+
+
+@pytest.mark.slow
+def test_letters_are_looked_for_after_the_bell_is_silenced(world):
+    bells = []
+    world.service._listener.attend = lambda _, heard: bells.append(
+        (heard(), world.store.bell[0])
+    )
+    world.store.bell[0] = RING
+    world.service.attend()
+
+    assert [(None, 0)] == bells
 
 
 # --- giving way -------------------------------------------------------------------

@@ -16,16 +16,10 @@ from typing import ClassVar
 
 import pytest
 
-from meshcache.transport import host
-from meshcache.transport.host import (
-    MAX_FRAME,
-    HostCaller,
-    HostListener,
-    HostRoute,
-    NotSent,
-    Unanswered,
-)
+from meshcache.transport import host, wires
+from meshcache.transport.host import MAX_FRAME, HostListener, HostRoute
 from meshcache.transport.paths import Short, sweep
+from meshcache.transport.wires import HostCaller, NotSent, Unanswered
 
 OWNER = bytes(range(16))
 PATIENCE = 10.0
@@ -274,7 +268,7 @@ def test_closing_ends_the_calls_under_way(tmp_path, caller):
 
 
 def test_there_are_no_more_connections_than_allowed(owner, caller, monkeypatch):
-    monkeypatch.setattr(host, "MAX_WIRES", 1)
+    monkeypatch.setattr(wires, "MAX_WIRES", 1)
 
     def ask_another(frame: bytes) -> bytes:
         with pytest.raises(NotSent):
@@ -286,7 +280,7 @@ def test_there_are_no_more_connections_than_allowed(owner, caller, monkeypatch):
 
 
 def test_where_there_are_many_one_is_kept_for_each_sibling(owner, caller, monkeypatch):
-    monkeypatch.setattr(host, "MAX_WIRES", 4)
+    monkeypatch.setattr(wires, "MAX_WIRES", 4)
     all_there = threading.Barrier(4)
 
     def ask(_: int) -> None:
