@@ -13,6 +13,7 @@ from meshcache.engine.ops import (
     Closed,
     Forsake,
     GetKeys,
+    Granted,
     InvalidateTags,
     Results,
     Unreached,
@@ -482,6 +483,16 @@ def test_patience_begins_anew_when_the_old_owner_is_met(host):
     h.releases("ann")
     h.settles()
     assert b"v" + keys[0] == value_of(h, "bob", read)
+
+
+def test_who_asks_beyond_patience_does_not_join_the_load_of_who_did_before(host):
+    """The old owner has taken writes since, for all that is known here."""
+    h, keys = waiting(host)
+    h.passes(PATIENCE)
+    first, second = (h.loads("bob", keys[0]) for _ in range(2))
+
+    assert isinstance(h.outcome("bob", first), Granted)
+    assert isinstance(h.outcome("bob", second), Granted)
 
 
 def test_nothing_stands_on_an_owner_that_has_not_opened_yet(host):
