@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from meshcache.answers import checked, not_kept, unreached
+from meshcache.answers import checked, not_kept
 from meshcache.answers import results as results_in
 from meshcache.codec.envelope import tag_hash
 from meshcache.codec.fields import MAX_UNTAGGED
@@ -20,7 +20,7 @@ from meshcache.engine.ops import (
     WriteKeys,
     WriteResult,
 )
-from meshcache.errors import ConfigError, NodeClosed
+from meshcache.errors import ConfigError, NodeClosed, PeerTimeout, PeerUnavailable
 from meshcache.hashing import key_hash
 from meshcache.node import NodeState
 from meshcache.region import Region
@@ -96,8 +96,12 @@ def _check_reached(answer: Answer, what: str) -> None:
     results = results_in(answer, 1)
     missed = [result for result in results if isinstance(result, Unreached)]
     if missed:
-        where = ", ".join(result.address for result in missed)
-        raise unreached(f"{what} at {where}", missed[0])
+        names = dict.fromkeys(result.address or "some members" for result in missed)
+        kind = PeerTimeout if any(m.unknown for m in missed) else PeerUnavailable
+        raise kind(
+            f"{what} has not reached {', '.join(names)}: what they hold may be read "
+            "still; call it again, which does no harm"
+        )
 
 
 def _check_disabled(region: Region, what: str) -> None:

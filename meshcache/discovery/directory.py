@@ -164,9 +164,9 @@ class Directory:
         return [sibling.record for sibling in self._siblings.values()]
 
     def scan(self) -> Scan:
-        """Return the siblings that live and those that died since the last scan.
+        """Return the siblings that live and those found dead since the last scan.
 
-        Only a sibling that was seen alive can die; one that left has not.
+        Each is found once. One that left has not died.
         """
         alive = tuple(self.records())
         died = tuple(self._died)
@@ -266,6 +266,9 @@ class Directory:
             # Shared, so that siblings who look at the same moment do not take each
             # other's lock for the owner's.
             if _lock(fd, fcntl.LOCK_SH):
+                # It may have come and died between two scans; who left has no record.
+                if died := _decode(os.pread(fd, RECORD_MAX, 0)):
+                    self._died.append(died)
                 self._remove(name, inode)
             elif record := _decode(os.pread(fd, RECORD_MAX, 0)):
                 self._siblings[name] = _Sibling(fd, inode, record)

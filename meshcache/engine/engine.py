@@ -478,8 +478,7 @@ class Engine:
                 core.ranges.part(change.member.node_id, core.now)
         self._settle_soon()
         if core.ranges.table is not old:
-            gone = set(moved)
-            core.flights.detach_if(lambda f: partition_of(f.hashed) in gone)
+            self._detach(moved)
             core.out.append(Retabled(core.ranges.table, len(moved)))
 
     def _follow(self, member: Member) -> None:
@@ -506,14 +505,20 @@ class Engine:
 
     def _settle(self, now: float) -> None:
         handover = self._core.handover
-        opened = set(self._core.ranges.settle(now))
-        if opened:
-            # A load that began while the old owner still took writes may bring what is
-            # older than what arrives now.
-            self._core.flights.detach_if(lambda f: partition_of(f.hashed) in opened)
+        self._settling = False
+        self._detach(self._core.ranges.settle(now))
         self._settling = not handover.settled
         if self._settling:
             self._core.agenda.at(now + handover.pause, self._settle)
+
+    def _reclaim(self) -> None:
+        self._detach(self._core.ranges.reclaim(self._core.now))
+        self._settle_soon()
+
+    def _detach(self, partitions: list[int]) -> None:
+        """Join no more of the loads that began while another took the writes."""
+        if gone := set(partitions):
+            self._core.flights.detach_if(lambda f: partition_of(f.hashed) in gone)
 
     def _greet(self, peer: Peer) -> None:
         when = self._core.now + ANNOUNCE_DELAY
@@ -552,10 +557,6 @@ class Engine:
                 peer.generations.bump_all()
         self._reclaim()
         core.agenda.at(now + BEAT, self._beat)
-
-    def _reclaim(self) -> None:
-        self._core.ranges.reclaim(self._core.now)
-        self._settle_soon()
 
     # --- outputs -----------------------------------------------------------------
 

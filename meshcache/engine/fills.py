@@ -47,6 +47,7 @@ from meshcache.engine.ops import (
 )
 from meshcache.engine.parties import Asking, Brought, Local, Upstream
 from meshcache.engine.peers import Peer
+from meshcache.engine.stranded import LOOK
 from meshcache.fill.flight import Flight, Phase, Waiter
 from meshcache.model import NodeId
 
@@ -195,7 +196,7 @@ class Fills:
             case NotOwner(_, owner, _) if asking.hop == 0:
                 self._core.counters.not_owner_received += 1
                 self._redirect(asking, owner)
-            case NotOwner() if self._calls.unsettled:
+            case NotOwner() if self._may_wait(flight):
                 self._strand(flight)
             case Refused(_, Reason.TIMED_OUT) if self._has_time(asking):
                 self.ask_again(flight)
@@ -243,10 +244,14 @@ class Fills:
             peer = core.peers.get(NodeId(owner))
         if peer is not None and peer is not asking.peer and peer.usable:
             self._ask_owner(asking._replace(peer=peer, hop=1))
-        elif self._calls.unsettled:
+        elif self._may_wait(asking.flight):
             self._strand(asking.flight)
         else:
             self._without_owner(asking.flight)
+
+    def _may_wait(self, flight: Flight) -> bool:
+        later = self._core.now + 2 * LOOK
+        return self._calls.unsettled and flight.next_holder(later) is not None
 
     def _owner_lost(self, flight: Flight, why: Loss) -> None:
         if why is Loss.GONE:

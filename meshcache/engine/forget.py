@@ -27,6 +27,7 @@ from meshcache.codec.messages import Clear, Found, Status, Untag, Written
 from meshcache.engine.calls import Answer, Calls, Loss
 from meshcache.engine.core import Core
 from meshcache.engine.gather import Gather
+from meshcache.engine.handover import POLL
 from meshcache.engine.ops import (
     ClearCache,
     InvalidateTags,
@@ -42,6 +43,7 @@ __all__ = ["Forgets"]
 
 DONE: Final = WriteResult(Status.HIT, b"")
 MOVED: Final = WriteResult(Status.NOT_OWNER, b"")
+LEAVING: Final = Unreached("this node, which is stopping", unknown=True)
 NOBODY: Final = Unreached("", unknown=False)
 
 Told: TypeAlias = WriteResult | Unreached
@@ -108,13 +110,29 @@ class Forgets:
         missed += tuple(_unmet(node_id) for node_id in core.ranges.unmet(core.now))
 
         def told(results: tuple[Told, ...]) -> None:
-            if MOVED in results and not last:
+            if MOVED in results and not last and not core.leaving:
                 lost = tuple(r for r in results if isinstance(r, Unreached))
-                self._tell_all(op, missed + lost, done, last=True)
+                self._once_more(op, missed + lost, done, core.now)
             else:
                 done(missed, peers, results)
 
         self._tell(peers, message, told)
+
+    def _once_more(
+        self,
+        op: ClearCache | InvalidateTags,
+        missed: tuple[Told, ...],
+        done: Done,
+        now: float,
+    ) -> None:
+        """Tell all again, also whoever has come meanwhile and is about to be met."""
+        if self._core.leaving:
+            done((*missed, LEAVING), (), ())
+        elif self._core.ranges.awaits_strangers(now, self._core.config.request_timeout):
+            again = partial(self._once_more, op, missed, done)
+            self._core.agenda.at(now + POLL, again)
+        else:
+            self._tell_all(op, missed, done, last=True)
 
     def _tell_again(
         self,
@@ -125,6 +143,9 @@ class Forgets:
         results: tuple[Told, ...],
     ) -> None:
         """All owners have been told: what is read from now on bears the tag anew."""
+        if self._core.leaving:
+            self._complete(ticket, missed, peers, results)
+            return
         self._forget_copies(op.tags)
         copied = [i for i, told in enumerate(results) if told in (DONE, MOVED)]
 

@@ -41,10 +41,13 @@ PAUSE: Final = 0.001
 HELPING: Final = 128
 """Entries looked at in one go, so that it takes a few milliseconds at most."""
 
+SLOW_POLL: Final = 0.01
+"""Seconds, at least, between two looks at each partition that is waited for."""
+
 STRANGERS: Final = 5.0
 """Seconds for which a living node of this host is waited for that membership has not
-met. They meet in a second at most, unless they have different secrets, or one of them
-stands still."""
+met. They meet in a second at most, unless one of them stands still, or they look for
+their peers in different places."""
 
 MAX_WRITTEN: Final = 1_000_000
 """Keys written here while entries arrive. Beyond, what has not come by then is lost:
@@ -233,7 +236,9 @@ class Handover:
     def _due(self, since: float, now: float) -> float:
         """Return when an owner that has been waited for may be waited for no more."""
         patience = since + self._patience
-        return (patience if patience > now else since + STRANGERS) + POLL
+        due = patience if patience > now else since + STRANGERS
+        # One that lives and is known is waited for without an end.
+        return max(due + POLL, now + SLOW_POLL)
 
     def awaits(self, partition: int) -> bool:
         """Whether *partition* is ours and not open yet, for a reason."""

@@ -113,8 +113,7 @@ class HeldBack:
         if not isinstance(op, ClearCache | InvalidateTags):
             return False
         core = self._core
-        known = core.now - core.config.request_timeout
-        return any(since > known for since in core.ranges.unmet(core.now).values())
+        return core.ranges.awaits_strangers(core.now, core.config.request_timeout)
 
     def _must_wait(self, hashes: Sequence[int]) -> bool:
         handover, ranges, now = self._core.handover, self._core.ranges, self._core.now

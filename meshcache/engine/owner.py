@@ -12,6 +12,7 @@ load of that key is under way, or the partition is just being taken over.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Final, final
 
@@ -59,14 +60,15 @@ class Owner:
     it is for whoever moves entries in meanwhile, and set under the lock.
     """
 
-    __slots__ = ("_busy", "_clock", "_flights", "_store", "_wall_offset_ns", "wrote")
+    __slots__ = ("_clock", "_flights", "_inside", "_store", "_wall_offset_ns", "wrote")
 
     def __init__(self, store: Arena, flights: Flights, wall_offset_ns: int) -> None:
         self._store = store
         self._flights = flights
         self._clock = HybridClock()
         self._wall_offset_ns = wall_offset_ns
-        self._busy = False
+        # Whether the calling thread holds the lock, as `threading.Condition` asks it.
+        self._inside: Callable[[], bool] = store.lock._is_owned  # type: ignore[attr-defined] # noqa: SLF001 - there is no public way
         self.wrote: set[int] | None = None
 
     def stamp(self, now: float) -> int:
@@ -88,27 +90,23 @@ class Owner:
 
         Raises:
             MeshCacheError: called by a signal handler or a finalizer that interrupted
-                another write of this very thread.
+                this very thread in the middle of another change of the store.
         """
         store = self._store
+        if self._inside():
+            raise MeshCacheError(
+                f"the write of {item.key!r:.200} came in the middle of another one "
+                "on the same thread, from a signal handler or a finalizer; do it "
+                "from a thread of its own"
+            )
         with store.lock:
-            if self._busy:
-                raise MeshCacheError(
-                    f"the write of {item.key!r:.200} came in the middle of another one "
-                    "on the same thread, from a signal handler or a finalizer; do it "
-                    "from a thread of its own"
-                )
             if (
                 not 0 < store.tenures[partition_of(hashed)] < SEALED_BIT
                 or self.wrote is not None
                 or self._flights.joinable(item.key) is not None
             ):
                 return None
-            self._busy = True
-            try:
-                return self._do(verb, item, hashed, now)
-            finally:
-                self._busy = False
+            return self._do(verb, item, hashed, now)
 
     def apply(self, verb: Verb, item: Item, hashed: int, now: float) -> WriteResult:
         """Do one write on the driver thread; `NOT_OURS` if the key is not ours."""

@@ -36,7 +36,12 @@ Lanes = Callable[[Member], View | None]
 """Opens the arena of a member, if it lies on this host; must not block."""
 
 Look = Callable[[], Iterable[View]]
-"""Opens the arenas of this host that have come since the last look."""
+"""Opens the arenas of this host that have come since the last look, and seals those
+whose owners have died."""
+
+LOOK_AGAIN: Final = 0.25
+"""Seconds between two such looks while siblings are waited for that are yet to be
+met."""
 
 
 def no_lane(_member: Member) -> View | None:
@@ -57,6 +62,7 @@ class Ranges:
         "_intact",
         "_lanes",
         "_look",
+        "_looked",
         "_me",
         "_nobody",
         "_open_lane",
@@ -98,6 +104,7 @@ class Ranges:
         self._strangers: dict[NodeId, float] = {}
         self._undead: dict[NodeId, tuple[View, float]] = {}
         self._began = 0.0
+        self._looked = 0.0
         self._orphans: tuple[View, ...] = ()
         self._expecting = False
         self._since = 1
@@ -150,11 +157,20 @@ class Ranges:
         Returns:
             since when each is known here.
         """
-        self._find(self._look(), now)
+        self._look_around(now)
         self._forget_sealed()
         strangers = self._strangers.items()
         holding = {n: at for n, at in strangers if self._lanes[n].holds_any}
         return holding | {n: at for n, (_, at) in self._undead.items()}
+
+    def awaits_strangers(self, now: float, patience: float) -> bool:
+        """Whether there are such, and known for less than *patience*."""
+        return any(now - since < patience for since in self.unmet(now).values())
+
+    def _look_around(self, now: float) -> None:
+        if now != self._looked:
+            self._looked = now
+            self._find(self._look(), now)
 
     def _forget_sealed(self) -> None:
         undead = self._undead.items()
@@ -247,7 +263,7 @@ class Ranges:
 
     def _is_new(self) -> bool:
         """Whether no partition has ever been ours."""
-        return bytes(self._store.tenures) == bytes(PARTITIONS)
+        return self._store.untouched
 
     def _begin(self, now: float) -> None:
         """Gain all at once, as `_gains` does one by one."""
@@ -265,7 +281,7 @@ class Ranges:
         # One tenure serves them all: none of them ends before the node does.
         self.tenures = [self._tenure_of(self._me)] * PARTITIONS
 
-    def reclaim(self, now: float) -> None:
+    def reclaim(self, now: float) -> list[int]:
         """Open again what others have sealed here, taking us for dead.
 
         They held it meanwhile, so it is theirs to seal first, and to hand over.
@@ -274,12 +290,12 @@ class Ranges:
         table, store = self.table, self._store
         tenures = bytes(store.tenures)
         if self._intact == (table, tenures):
-            return
+            return []
         ours = table.partitions_of(self._me.node_id)
         shut = [partition for partition in ours if not store.granted(partition)]
         if not shut:
             self._intact = table, tenures
-            return
+            return []
         deposed = [p for p in shut if not self._handover.awaits(p)]
         if deposed:
             self._handover.gave_up_at = now
@@ -287,7 +303,7 @@ class Ranges:
             self.tenures[partition].end()
         with store.lock:
             free = [Sealed(p, None, now) for p in deposed if self._gains(p, now)]
-            self._open(free, table, now)
+            return self._open(free, table, now)
 
     def _gains(self, partition: int, now: float) -> bool:
         """Whether a partition that has become ours is to be opened, and at once."""
@@ -410,6 +426,9 @@ class Ranges:
             the partitions that were opened.
         """
         handover = self._handover
+        if self._strangers and now - self._looked >= LOOK_AGAIN:
+            # One of them may have died before anybody has met it.
+            self._look_around(now)
         sealed = handover.sealed(
             now,
             alone=not self._expecting,

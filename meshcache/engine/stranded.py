@@ -62,7 +62,8 @@ class Stranded:
         """Whether it is too early to ask for a key, and not too late to wait."""
         now = self._core.now
         # One who cannot load any more has nothing to lose: others may.
-        last = waiter.can_load(now) and not waiter.can_load(now + LOOK)
+        # The next look may come late.
+        last = waiter.can_load(now) and not waiter.can_load(now + 2 * LOOK)
         return waiter.deadline > now and not last and self._is_bereft(hashed)
 
     def keep(self, waiter: Waiter, hashed: int, again: Again) -> bool:

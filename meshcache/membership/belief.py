@@ -22,15 +22,20 @@ __all__ = ["INCARNATION_MAX", "Belief"]
 
 INCARNATION_MAX: Final = 2**32 - 1
 
+MAX_PROOFS: Final = 1024
+"""Dead processes that are remembered although nobody has spoken of them yet."""
+
 
 @final
 class Belief:
     """The members as this node sees them. Confined to the driver thread."""
 
-    __slots__ = ("_core", "suspicions", "targets")
+    __slots__ = ("_core", "_proofs", "suspicions", "targets")
 
     def __init__(self, core: Core) -> None:
         self._core = core
+        # Epochs of processes that are known to be gone, and that we have not met yet.
+        self._proofs: dict[NodeId, int] = {}
         self.suspicions = Suspicions()
         self.targets = Targets(core.rng)
 
@@ -147,8 +152,13 @@ class Belief:
             self.accept(record.member._replace(state=State.DEAD))
 
     def prove_dead(self, node_id: NodeId, epoch: int) -> None:
-        """Take note that a process is known to be gone, whatever it said before."""
+        """Take note that a process is known to be gone, whatever it said before.
+
+        Also of one that is yet to be heard of: others may not know.
+        """
         record = self._core.roster.get(node_id)
+        if record is None and len(self._proofs) < MAX_PROOFS:
+            self._proofs[node_id] = epoch
         if record is None or record.member.epoch != epoch:
             return
         record.proven = True
@@ -170,6 +180,8 @@ class Belief:
             self._core.counters.refused += 1
             return
         self.accept(heard)
+        if self._proofs.get(heard.node_id) == heard.epoch:
+            self.prove_dead(heard.node_id, heard.epoch)
 
     def _correct(self, known: Member, heard: Member, *, hearsay: bool) -> None:
         """Spread a verdict again where an older ALIVE is still about."""

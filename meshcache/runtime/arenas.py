@@ -15,7 +15,7 @@ from typing import Final, final
 
 from meshcache.clock import monotonic
 from meshcache.config import Config
-from meshcache.model import Member
+from meshcache.model import Member, NodeId
 from meshcache.store.files import (
     ArenaFile,
     NoArena,
@@ -37,6 +37,9 @@ MAX_ORPHANS: Final = 64
 
 GRACE: Final = 10.0
 """Seconds for which a claimed arena is kept, for siblings that have yet to open it."""
+
+BURY_EVERY: Final = 0.2
+"""Seconds, at least, between two searches for the dead as newcomers are looked for."""
 
 _log = logging.getLogger("meshcache.arenas")
 _told: set[str] = set()
@@ -60,13 +63,27 @@ def _realm(config: Config) -> str:
 class Arenas:
     """The files behind the host lane. Confined to the driver thread, once that runs.
 
+    Args:
+        config: whether there are any, how large, and where.
+        clock: the monotonic time.
+        died: takes whose arena has been claimed: its lock was free, so it is dead.
+
     Attributes:
         host: what names this boot of this host; 0 where that cannot be told.
     """
 
-    def __init__(self, config: Config, clock: Callable[[], float] = monotonic) -> None:
+    def __init__(
+        self,
+        config: Config,
+        clock: Callable[[], float] = monotonic,
+        *,
+        died: Callable[[NodeId, int], None] = lambda _node_id, _epoch: None,
+    ) -> None:
         self._clock = clock
-        self._on = config.host_lane and not config.observer
+        self._died = died
+        # Two who can never meet must not take each other's range.
+        meets = config.directory or bool(config.seeds)
+        self._on = config.host_lane and meets and not config.observer
         self._reads = config.host_lane
         self._size = Layout.for_bytes(config.max_bytes).total
         self._path = arena_directory(
@@ -76,6 +93,7 @@ class Arenas:
         self._seen: set[bytes] = set()
         self._own: ArenaFile | None = None
         self._claimed: list[tuple[float, Orphan]] = []
+        self._buried_at = 0.0
         self.host = host_identity()
 
     # --- our own -----------------------------------------------------------------
@@ -157,6 +175,14 @@ class Arenas:
                     dead.append(view)
         return living, dead
 
+    def look(self) -> list[View]:
+        """Return the arenas that have come, and now and then seal those of the dead."""
+        now = self._clock()
+        if now - self._buried_at >= BURY_EVERY:
+            self._buried_at = now
+            self.bury()
+        return self.newcomers()
+
     def newcomers(self) -> list[View]:
         """Return the arenas of the living that have come since the last look."""
         if not self._on:
@@ -165,9 +191,13 @@ class Arenas:
         self._seen &= living
         found = []
         for node_id in sorted(living - self._seen - {self._node_id}):
-            view = self._open(node_id)
+            memory = open_sibling(self._path, node_id)
+            if memory is None:
+                continue
+            # One that does not fit is looked at once.
+            self._seen.add(node_id)
+            view = self._view(memory)
             if view is not None:
-                self._seen.add(node_id)
                 found.append(view)
         return found
 
@@ -179,7 +209,7 @@ class Arenas:
 
     def bury(self) -> None:
         """Seal what the dead have left, so that their heirs may open."""
-        if self._on:
+        if self._reads:
             self._claim()
 
     def _claim(self) -> list[View]:
@@ -195,6 +225,7 @@ class Arenas:
             view.seal_all(now)
             views.append(view)
             self._claimed.append((now, orphan))
+            self._died(NodeId(view.node_id), view.epoch)
         return views
 
     def _remove(self, before: float) -> None:

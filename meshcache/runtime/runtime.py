@@ -91,7 +91,8 @@ class Runtime:
         self._startup: BaseException | None = None
         self._started = False
         self._directory = _directory(config)
-        self._arenas = Arenas(config)
+        self._arenas = Arenas(config, died=self._proved)
+        self._proofs: list[tuple[NodeId, int]] = []
         self._scout = Scout(config, self._directory, self._found, self._died)
         self._loaders = Loaders(config, self._run_ended)
         self._transport: ZmqTransport
@@ -180,7 +181,7 @@ class Runtime:
             memory=memory,
             host=arenas.host,
             open_lane=arenas.lane,
-            look=arenas.newcomers,
+            look=arenas.look,
             expecting=self._directory is not None or bool(config.seeds),
         )
         arenas.publish()
@@ -200,6 +201,7 @@ class Runtime:
         self.tenures = self._engine.ranges.tenures
         self.bell = self._engine.store.bell
         self._driver.post(lambda engine, at: engine.join((), at))
+        self._driver.post(self._tell_proofs)
 
     def _listen(self, node_id: NodeId) -> HostListener | None:
         """Let siblings write to this node without ZeroMQ, if they see its arena."""
@@ -244,9 +246,17 @@ class Runtime:
         self._driver.post(lambda engine, now: engine.seeds(known, now))
 
     def _died(self, record: Record) -> None:
-        self._driver.post(
-            lambda engine, now: engine.proof_of_death(record.node_id, record.epoch, now)
-        )
+        self._proved(record.node_id, record.epoch)
+
+    def _proved(self, node_id: NodeId, epoch: int) -> None:
+        """Hear from the kernel that a process is gone, even before the driver runs."""
+        self._proofs.append((node_id, epoch))
+        if hasattr(self, "_driver"):
+            self._driver.post(self._tell_proofs)
+
+    def _tell_proofs(self, engine: Engine, now: float) -> list[Effect]:
+        proofs, self._proofs = self._proofs, []
+        return [e for proof in proofs for e in engine.proof_of_death(*proof, now)]
 
     def _run_ended(self, ended: Operation) -> None:
         self._driver.submit(None, ended)

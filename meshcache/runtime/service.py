@@ -17,7 +17,8 @@ that key detached, the readers told, the writer answered.
 from __future__ import annotations
 
 import logging
-from typing import final
+import sys
+from typing import Final, final
 
 from meshcache.clock import monotonic
 from meshcache.codec.frames import FrameCodec
@@ -35,6 +36,8 @@ from meshcache.transport.letters import PLAINLY_DONE, RING
 __all__ = ["HostService"]
 
 _DONE = (Found(DONE.status, DONE.number, 0, 0),)
+
+_OURS: Final = sys.stdlib_module_names | {"meshcache", "msgpack", "xxhash"}
 
 _log = logging.getLogger("meshcache.driver")
 
@@ -81,8 +84,21 @@ class HostService:
             listener.close()
 
     def attend(self) -> None:
-        """Do what siblings have put into their pages, on the calling thread."""
-        self._listener.attend(self._open, self._heard)
+        """Do what siblings have put into their pages, on the calling thread.
+
+        What goes wrong there is not for the application to hear of, unless it was a
+        signal's handler of its own that raised.
+        """
+        try:
+            self._listener.attend(self._open, self._heard)
+        except RecursionError:
+            # The application is deep in calls: there may be no room to log it.
+            self._driver.errors += 1
+        except Exception as error:
+            if not _is_ours(error):
+                raise
+            self._driver.errors += 1
+            _log.exception("a sibling's letter failed; going on with the next")
 
     def _heard(self) -> None:
         self._bell[0] = 0
@@ -134,3 +150,14 @@ class HostService:
     def _answer(self, rid: int, result: WriteResult) -> bytes:
         found = _DONE if result is DONE else (Found(*result, 0, 0),)
         return self._frames.encode(Written(rid, found))
+
+
+def _is_ours(error: Exception) -> bool:
+    """Whether *error* came about without any code of the application."""
+    trace = error.__traceback__
+    while trace is not None:
+        module: str = trace.tb_frame.f_globals.get("__name__", "")
+        if module.partition(".")[0] not in _OURS:
+            return False
+        trace = trace.tb_next
+    return True

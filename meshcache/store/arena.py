@@ -277,6 +277,11 @@ class Arena:
         assert not any(self._grants)
         self._parts.tenures[:] = self._grants = bytearray(b"\1") * PARTITIONS
 
+    @property
+    def untouched(self) -> bool:
+        """Whether no partition has ever been granted."""
+        return not any(self._grants) and not any(self._parts.tenures)
+
     def forgo(self, partition: int, before: int) -> None:
         """Undo a grant under which nothing was stored."""
         self._parts.tenures[partition] = before

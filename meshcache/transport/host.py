@@ -29,7 +29,7 @@ import os
 import select
 import socket
 import sys
-from _thread import allocate_lock
+from _thread import RLock, allocate_lock
 from collections.abc import Callable
 from contextlib import suppress
 from itertools import count
@@ -43,6 +43,7 @@ from meshcache.transport.letters import (
     EMPTY,
     HANDED,
     MAX_LETTER,
+    MAX_PAGES,
     PLAIN,
     PLAINLY_DONE,
     SENT,
@@ -54,6 +55,7 @@ from meshcache.transport.paths import Short, socket_path
 from meshcache.transport.waker import drain, wake, waker
 
 __all__ = [
+    "FD",
     "FLAGS",
     "HELLO",
     "MAX_FRAME",
@@ -73,7 +75,8 @@ MAX_FRAME: Final = 65_536
 Whatever is larger is not worth a short cut."""
 
 MAX_CALLERS: Final = 256
-"""Connections that an owner keeps. Each takes a descriptor here and one there."""
+"""Connections that an owner keeps. Each takes a descriptor here and one there, and
+those with a page (`MAX_PAGES`) two."""
 
 BACKLOG: Final = 128
 """Connections that wait to be accepted."""
@@ -84,9 +87,11 @@ RETRY: Final = 1.0
 """Seconds after which a connection is tried again that could not be made."""
 
 SIZE: Final = Struct(">I")
+FD: Final = Struct("i")
 HELLO: Final = SIZE.pack(0)
 FLAGS: Final = getattr(socket, "MSG_NOSIGNAL", 0)
 _MODE: Final = 0o600
+_STOPPED_POLL: Final = 0.05
 _DONE_WITH: Final = frozenset({DONE, HANDED, PLAIN})
 
 
@@ -167,7 +172,8 @@ class HostListener:
         self._view = memoryview(self._room)
         # Held to close a connection, and by others to use one: a descriptor that is
         # closed under a thread may be another file when that thread uses it.
-        self._closing = allocate_lock()
+        # A finalizer may come in the middle of that and read, and so look for letters.
+        self._closing = RLock()
         # Held to do what lies in the pages; taken before the other.
         self._attending = allocate_lock()
         self._writers: tuple[_Caller, ...] = ()
@@ -229,13 +235,14 @@ class HostListener:
     def _welcome(self, accepted: socket.socket) -> None:
         accepted.setblocking(False)
         caller = _Caller(next(self._numbers), accepted)
-        opened = open_letter()
+        opened = open_letter() if len(self._writers) < MAX_PAGES else None
+        passed = []
+        if opened is not None:
+            caller.letter = opened[0]
+            passed = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, FD.pack(opened[1]))]
         try:
-            if opened is None:
-                accepted.send(HELLO, FLAGS)
-            else:
-                caller.letter = opened[0]
-                socket.send_fds(accepted, [HELLO], [opened[1]], FLAGS)
+            # `socket.send_fds` leaves out the flags.
+            accepted.sendmsg([HELLO], passed, FLAGS)
         except OSError:
             accepted.close()
             return
@@ -289,11 +296,18 @@ class HostListener:
 
     def _knocked(self, caller: _Caller, take: Take) -> None:
         """Do what lies in the page of *caller*, who now waits at the wire."""
-        with self._attending:
-            letter = caller.letter
-            if letter is not None and letter.words[0] == SENT:
-                self._open(caller, letter, take)
-            state = EMPTY if letter is None else letter.words[0]
+        # Whoever has it may have been interrupted, and wait for this thread to stop.
+        while not self._attending.acquire(timeout=_STOPPED_POLL):
+            if self.stopped:
+                return
+        letter, state = caller.letter, EMPTY
+        try:
+            if letter is not None:
+                if letter.words[0] == SENT:
+                    self._open(caller, letter, take)
+                state = letter.words[0]
+        finally:
+            self._attending.release()
         if state not in _DONE_WITH:
             self.garbage += 1
             self._close(caller)
@@ -305,20 +319,25 @@ class HostListener:
         """Do what a letter asks for, once."""
         # Who finds its connection ended and its letter unopened may send it to others.
         with self._closing:
-            frame = None if caller.ended else letter.read()
+            sent = letter.words[0] == SENT and not caller.ended
+            frame = letter.read() if sent else None
             if frame is None:
                 return
             letter.words[0] = TAKEN
         try:
             answer = take(frame, caller.route)
         except NotTaken:
-            letter.words[0] = SENT
+            if not caller.ended:
+                letter.put(frame, SENT)
             return
         except BaseException:
             with self._closing:
                 caller.end()
             raise
         self.letters += 1
+        if caller.ended:
+            # In a child that was forked meanwhile the page is the parent's.
+            return
         if answer is PLAINLY_DONE:
             letter.words[0] = PLAIN
         elif answer is None or len(answer) > MAX_LETTER:
@@ -352,16 +371,19 @@ class HostListener:
 
         *heard* is called first: whoever rings after that is looked for again.
         """
-        if not self._attending.acquire(blocking=False):
-            return
-        try:
-            heard()
-            for caller in self._writers:
-                letter = caller.letter
-                if letter is not None and letter.words[0] == SENT:
-                    self._open(caller, letter, take)
-        finally:
-            self._attending.release()
+        # Called by `map`, in C: a signal's handler may run after a call of our own, and
+        # what it raises there, before the `try`, would leave the lock held for ever.
+        for free in map(self._attending.acquire, (False,)):
+            if not free:
+                return
+            try:
+                heard()
+                for caller in self._writers:
+                    letter = caller.letter
+                    if letter is not None and letter.words[0] == SENT:
+                        self._open(caller, letter, take)
+            finally:
+                self._attending.release()
 
     def reply(self, route: HostRoute, frame: bytes) -> None:
         """Send *frame* back along *route*; who cannot take it is cut off."""

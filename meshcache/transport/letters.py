@@ -39,6 +39,7 @@ __all__ = [
     "EMPTY",
     "HANDED",
     "MAX_LETTER",
+    "MAX_PAGES",
     "PLAIN",
     "PLAINLY_DONE",
     "RING",
@@ -73,8 +74,14 @@ PROBE: Final = 0.0002
 
 _PAGE: Final = mmap.PAGESIZE
 _HEAD: Final = 24
+_READ: Final = 0
+"""In place of a checksum. No frame that is sent has this one, nor has the empty one."""
 MAX_LETTER: Final = _PAGE - _HEAD
 """Bytes of a frame; a larger one goes by the wire."""
+
+MAX_PAGES: Final = 64
+"""Connections that have a page, of those to a node and again of those from it. A page
+takes a descriptor more at each end, and 1,024 is all that many processes may have."""
 
 
 def _find_hand_over() -> Callable[[], object] | None:
@@ -111,10 +118,14 @@ class Letter:
         words[0] = state
 
     def read(self) -> bytes | None:
-        """Return the frame; None if it is not whole."""
+        """Return the frame, once; None if it is not whole."""
         words = self.words
         frame = self._memory[_HEAD : _HEAD + words[1]]
-        return frame if xxh3_64_intdigest(frame) == words[2] else None
+        if xxh3_64_intdigest(frame) != words[2]:
+            return None
+        # Or who sees the next state before the next frame would take it for that.
+        words[2] = _READ
+        return frame
 
 
 def open_letter() -> tuple[Letter, int] | None:

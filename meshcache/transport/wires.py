@@ -12,6 +12,7 @@ as frames, twice as many as the time before.
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 from collections.abc import Callable
@@ -21,12 +22,21 @@ from typing import Final, NamedTuple, TypeVar, final
 from weakref import WeakSet
 
 from meshcache.clock import monotonic
-from meshcache.transport.host import FLAGS, HELLO, MAX_FRAME, RETRY, SIZE, frame_end
+from meshcache.transport.host import (
+    FD,
+    FLAGS,
+    HELLO,
+    MAX_FRAME,
+    RETRY,
+    SIZE,
+    frame_end,
+)
 from meshcache.transport.letters import (
     DONE,
     EMPTY,
     HANDED,
     MAX_LETTER,
+    MAX_PAGES,
     PLAIN,
     PLAINLY_DONE,
     RING,
@@ -51,6 +61,7 @@ MAX_PAUSE: Final = 255
 
 _ANSWER: Final = 4096
 _CLOEXEC: Final = getattr(socket, "MSG_CMSG_CLOEXEC", 0)
+_ENDED: Final = frozenset({errno.EPIPE, errno.ECONNRESET})
 
 Result = TypeVar("Result")
 
@@ -85,9 +96,13 @@ class Unanswered(Exception):
 
 @final
 class _Wire:
-    """A connection to a sibling. Used by one thread at a time."""
+    """A connection to a sibling. Used by one thread at a time.
 
-    __slots__ = ("__weakref__", "_left", "_socket", "_timeout", "letter")
+    `cut` once something can not be sent, and it need not be the owner that has ended
+    the connection.
+    """
+
+    __slots__ = ("__weakref__", "_left", "_socket", "_timeout", "cut", "letter")
 
     def __init__(self, path: Path) -> None:
         self._socket = socket.socket(socket.AF_UNIX)
@@ -96,6 +111,7 @@ class _Wire:
         self._timeout = HELLO_TIMEOUT
         self._left = b""
         self.letter: Letter | None = None
+        self.cut = False
         with Short(path) as short:
             self._socket.connect(short)
 
@@ -104,23 +120,39 @@ class _Wire:
         with suppress(AttributeError):  # no socket was to be had
             self.close()
 
-    def greeted(self) -> bool:
-        """Wait for the owner's first word; return whether it came."""
+    def greeted(self, *, paged: bool) -> bool:
+        """Wait for the owner's first word; return whether it came.
+
+        If *paged*, use the page that comes with it.
+        """
+        room = socket.CMSG_LEN(FD.size)
         try:
-            hello, fds, *_ = socket.recv_fds(self._socket, SIZE.size, 1, _CLOEXEC)
+            # `socket.recv_fds` leaves out the flags.
+            hello, passed, *_ = self._socket.recvmsg(SIZE.size, room, _CLOEXEC)
         except OSError:
             return False
-        for fd in fds:
-            with suppress(OSError, ValueError):
-                self.letter = Letter(fd)
-            os.close(fd)
+        for level, kind, data in passed:
+            if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
+                self._receive_page(data, paged=paged)
         return hello == HELLO
+
+    def _receive_page(self, data: bytes, *, paged: bool) -> None:
+        for (fd,) in FD.iter_unpack(data[: len(data) // FD.size * FD.size]):
+            try:
+                if paged:
+                    self.letter = Letter(fd)
+            except (OSError, ValueError):
+                pass
+            finally:
+                os.close(fd)
 
     def send(self, data: bytes) -> bool:
         """Return whether all was sent; if not, the owner has no whole frame of it."""
         try:
             return self._socket.send(data, FLAGS) == len(data)
-        except OSError:
+        except OSError as error:
+            if error.errno not in _ENDED:
+                self.cut = True
             return False
 
     def by_letter(
@@ -145,11 +177,12 @@ class _Wire:
                 return self.receive(timeout), True
             if self.send(HELLO):
                 return self._roused(letter, timeout), False
-            if letter.words[0] == SENT:
+            if letter.words[0] == SENT and not self.cut:
                 return None, False
             raise Unanswered(silent=False)
         finally:
-            letter.words[0] = EMPTY
+            if self.letter is not None:
+                letter.words[0] = EMPTY
 
     def _roused(self, letter: Letter, timeout: float) -> bytes:
         """Return the answer after a knock, which is answered by an empty frame."""
@@ -203,6 +236,7 @@ class _Wire:
 
     def interrupt(self) -> None:
         """Have whoever waits find the connection ended. Thread-safe."""
+        self.cut = True
         with suppress(OSError):
             self._socket.shutdown(socket.SHUT_RDWR)
 
@@ -320,7 +354,7 @@ class HostCaller:
         try:
             wire = _Wire(sibling.path)
             self._wires.add(wire)
-            if wire.greeted():
+            if wire.greeted(paged=len(self._wires) <= MAX_PAGES):
                 return wire, True
             self._end(wire)
         except OSError:
@@ -361,4 +395,6 @@ class HostCaller:
         """In a forked child: close what is the parent's, and change nothing of it."""
         self._closed = True
         for wire in list(self._wires):
+            # A thread of the parent may wait for what comes into that page.
+            wire.letter = None
             self._end(wire)

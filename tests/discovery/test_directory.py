@@ -145,11 +145,15 @@ def test_a_farewell_is_no_death(make, files):
     assert [f"{'01' * 16}.node"] == files()
 
 
-def test_who_died_before_we_came_is_cleared_away_without_a_word(make, files):
-    die(make(1))
+def test_who_died_between_two_looks_is_found_dead_once_and_cleared_away(make, files):
+    one = make(1)
+    one.scan()
+    die(make(2))
+    alive, died = one.scan()
 
-    assert ((), ()) == make().scan()
-    assert [] == files()
+    assert ((), [bytes([2]) * 16]) == (alive, [record.node_id for record in died])
+    assert [f"{'01' * 16}.node"] == files()
+    assert ((), ()) == one.scan()
 
 
 def test_a_node_may_register_again_after_it_left(make):

@@ -334,7 +334,12 @@ class Host:
     # --- who takes part -----------------------------------------------------------
 
     def starts(
-        self, name: str, *, orphans: Iterable[View] = (), found: bool = True
+        self,
+        name: str,
+        *,
+        orphans: Iterable[View] = (),
+        found: bool = True,
+        expecting: bool = True,
     ) -> Engine:
         """Start a node, which *found* out at once who else there is."""
         me = self.member(name)
@@ -348,7 +353,7 @@ class Host:
             host=BOOT,
             open_lane=self._lane,
             look=lambda: self._look(name),
-            expecting=True,
+            expecting=expecting,
         )
         assert name not in self.nodes
         self.nodes[name] = Seated(engine, memory)
@@ -386,8 +391,11 @@ class Host:
 
     def knows(self, name: str, other: str) -> None:
         """Have a node know another, who knows nothing of it."""
-        message = Gossip(self.nodes[other].me, ())
-        self._do(name, self[name].receive(message, other, self.now))
+        self.hears(name, Gossip(self.nodes[other].me, ()), other)
+
+    def hears(self, name: str, message: Any, source: str) -> None:
+        """Have a node receive a message now."""
+        self._do(name, self[name].receive(message, source, self.now))
 
     def would_own(self, name: str, partition: int) -> bool:
         """Whether a partition is a node's by its own table."""

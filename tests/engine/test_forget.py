@@ -6,7 +6,15 @@ import pytest
 
 from meshcache.codec.envelope import Envelope
 from meshcache.codec.fields import NO_EXPIRY
-from meshcache.codec.messages import Clear, Gossip, Status, Untag, Verb
+from meshcache.codec.messages import (
+    Clear,
+    Found,
+    Gossip,
+    Status,
+    Untag,
+    Verb,
+    Written,
+)
 from meshcache.engine.ops import (
     ClearCache,
     Deliver,
@@ -92,6 +100,43 @@ def test_a_sibling_that_is_about_to_be_met_is_told_too(host, op):
     h.passes(0.5)
     assert WriteResults((DONE, DONE)) == h.outcome("bob", ticket)
     assert [None, None] == [h.value(name, key) for name in ("ann", "bob")]
+
+
+@FORGOTTEN
+def test_one_that_takes_over_meanwhile_and_is_about_to_be_met_is_told_too(host, op):
+    h = host()
+    for name in ("ann", "bob"):
+        h.starts(name)
+        h.settles()
+    h.holds("bob")
+    ticket = h.asks("bob", op)
+    h.starts("cat", found=False)
+    h.discovers("cat", "ann")
+    h.passes(0.3)
+    # Ann's answer comes first, the news of cat later.
+    inbox = h.nodes["bob"].inbox
+    answers = [mail for mail in inbox if isinstance(mail[1], Written)]
+    h.nodes["bob"].inbox = [mail for mail in inbox if mail not in answers]
+    for source, message in answers:
+        h.hears("bob", message, source)
+    h.passes(0.02)
+    assert None is h.outcome("bob", ticket)
+
+    h.releases("bob")
+    h.passes(0.5)
+    assert WriteResults((DONE,) * 3) == h.outcome("bob", ticket)
+
+
+@FORGOTTEN
+@pytest.mark.parametrize("said", [Status.HIT, Status.NOT_OWNER])
+def test_who_stops_between_two_rounds_is_not_left_waiting(story, op, said):
+    s = story("ann", "bob")
+    ticket = s.asks(op)
+    kind = Clear if isinstance(op, ClearCache) else Untag
+    s.hears(Written(s.sent(kind, "ann")[0].rid, (Found(said, b"", 0, 0),)))
+    s.leaves()
+
+    assert Unreached("bob:2", unknown=True) in s.outcome(ticket).results
 
 
 @FORGOTTEN

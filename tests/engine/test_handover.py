@@ -431,6 +431,29 @@ def test_an_owner_that_stood_still_and_was_deposed_takes_back_what_was_written(h
     assert b"v" + keys[1] == h.value("bob", keys[1])
 
 
+def test_a_load_from_before_an_owner_stood_still_is_not_stored_when_it_goes_on(host):
+    h = alone(host)
+    h.starts("bob")
+    h.settles()
+    key = h.keys("bob", 1)[0]
+    lease = h.outcome("bob", h.loads("bob", key)).lease
+    h.holds("bob")
+    h.crashes("bob")
+    h.buries("bob")
+    h.passes(PATIENCE + 0.1)
+    h.direct("ann", Verb.SET, key, b"new")
+    h.leaves("ann")
+    h.passes(2.0)
+    assert h["ann"].left
+    h.nodes["bob"].runs = True
+    h.gets("bob", key)
+    h.passes(0.05)
+    assert b"new" == h.value("bob", key)
+    h.delivers("bob", lease, b"old")
+
+    assert b"new" == h.value("bob", key)
+
+
 def test_what_is_waited_for_is_not_taken_for_deposed(host):
     h, _ = waiting(host)
     before = {p: since for p, (_, _, since) in handover(h, "bob")._waiting.items()}

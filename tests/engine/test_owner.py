@@ -334,6 +334,42 @@ def test_a_write_in_the_middle_of_another_is_refused_on_the_same_thread(
     assert Status.HIT is bench.direct(Verb.SET, b"next").status
 
 
+def applied(bench):
+    bench.apply(Verb.SET, b"outer")
+
+
+def filled(bench):
+    bench.owner.fill(KEY, HASHED, Entry(b"outer", 1, NEVER), NOW)
+
+
+def moved_in(bench):
+    with bench.store.lock:
+        bench.store.put(KEY, HASHED, b"outer", version=1, expires=NEVER, now=NOW)
+
+
+@pytest.mark.parametrize("change", [applied, filled, moved_in])
+def test_a_write_in_the_middle_of_any_change_is_refused_on_the_same_thread(
+    bench, monkeypatch, change
+):
+    store, caught = Arena._store, []
+
+    def interrupted(self, *args):
+        with pytest.raises(MeshCacheError) as error:
+            bench.direct(Verb.SET, b"inner")
+        caught.append(error)
+        store(self, *args)
+
+    monkeypatch.setattr(Arena, "_store", interrupted)
+    change(bench)
+    monkeypatch.undo()
+
+    assert 1 == len(caught)
+    assert b"outer" == bench.value
+    assert 1 == bench.store.stats()["entries"]
+    bench.direct(Verb.DELETE)
+    assert bench.value is None
+
+
 def test_an_error_leaves_the_owner_free(bench):
     with pytest.raises(KeyError):
         bench.direct(99, b"v")

@@ -486,6 +486,17 @@ def test_a_living_arena_that_membership_has_not_met_is_waited_for(host):
     assert 16_384 == granted(h, "ann") + granted(h, "bob")
 
 
+def test_one_that_expects_nobody_and_sees_somebody_opens_in_the_end(host):
+    """It marks everything as its own, takes that back, and marks it once more."""
+    h = alone(host)
+    h.holds("ann")
+    bob = h.starts("bob", found=False, expecting=False)
+    h.passes(STRANGERS + 0.2)
+
+    assert bob.settled
+    assert 16_384 == granted(h, "bob")
+
+
 def test_one_that_cannot_be_met_is_not_waited_for_for_ever(host):
     h = alone(host)
     key = fill(h, "ann", 1)[0]

@@ -222,6 +222,34 @@ def test_nobody_waits_for_so_long_that_it_could_not_load(story):
     assert is_alone(s, ticket)
 
 
+@pytest.mark.parametrize("late", [0.0, 0.005, 0.019])
+def test_nor_when_the_looks_come_late(story, late):
+    s = story("ann")
+    ticket, began = s.load(s.key("ann"), timeout=1.0), s.now
+    s.breaks("ann")
+    while s.waits(ticket):
+        assert s.now < began + 2.0
+        s.passes(max(0.0, s.engine.deadline() - s.now) + late)
+
+    assert isinstance(s.outcome(ticket), Granted)
+
+
+def test_nor_does_one_whom_two_disown_in_turn(story):
+    s = story("ann", "bob")
+    s.breaks("bob")
+    ticket, began = s.load(s.key("ann"), timeout=0.5), s.now
+    asked = s.sent(Load)
+    while s.waits(ticket):
+        assert s.now < began + 1.0
+        if asked:
+            s.hears(NotOwner(asked[0].rid, s.peers["bob"].node_id, 1))
+        else:
+            s.passes(0.005)
+        asked = s.sent(Load)
+
+    assert isinstance(s.outcome(ticket), Granted)
+
+
 def test_who_cannot_load_any_more_may_be_served_by_the_next_owner(story):
     s, (key,) = inherited(story, "bob")
     ticket = s.load(key, timeout=1.0)

@@ -958,6 +958,24 @@ def test_proof_holds_against_words_the_process_spoke_before(story, ann, bob):
     assert ann._replace(incarnation=4, state=D) == tale.swim.member(ann.node_id)
 
 
+def test_proof_holds_for_one_that_others_speak_of_only_later(story, ann, bob):
+    tale = story(bob)
+    tale.calls("proof_of_death", ann.node_id, ann.epoch)
+
+    tale.hears(tale.gossip(bob, ann))
+
+    assert State.DEAD is tale.swim.member(ann.node_id).state
+
+
+def test_proof_says_nothing_of_the_next_process_of_that_name(story, ann, bob):
+    tale = story(bob)
+    tale.calls("proof_of_death", ann.node_id, ann.epoch)
+
+    tale.hears(tale.gossip(bob, ann._replace(epoch=ann.epoch + 1)))
+
+    assert State.ALIVE is tale.swim.member(ann.node_id).state
+
+
 def test_proof_about_another_process_or_this_one_is_ignored(story, ann):
     tale = story(ann)
 

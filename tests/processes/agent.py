@@ -96,6 +96,12 @@ def about() -> dict:
         "alive": sorted(
             m.node_id.hex() for m in node.members() if m.state is meshcache.State.ALIVE
         ),
+        # Suspects among them: they have their part of the table.
+        "living": sorted(
+            m.node_id.hex()
+            for m in node.members()
+            if m.state <= meshcache.State.SUSPECT
+        ),
         "states": {m.node_id.hex(): m.state.name for m in node.members()},
         "ready": node.ready,
     }

@@ -163,7 +163,7 @@ class Agents:
             ids = sorted(a["node_id"] for a in about)
             took = time.perf_counter() - began
             if len({a["epoch"] for a in about}) == 1 and all(
-                a["alive"] == ids and a["ready"] for a in about
+                a["alive"] == a["living"] == ids and a["ready"] for a in about
             ):
                 return took
             assert took < within, about

@@ -39,7 +39,12 @@ class Process:
             **({"max_bytes": SIZE, "arena_dir": place} | settings),
         )
         self.node_id = NodeId(bytes([number]) * 16)
-        self.arenas = Arenas(self.config, lambda: self.now)
+        self.proofs: list[tuple[NodeId, int]] = []
+        self.arenas = Arenas(
+            self.config,
+            lambda: self.now,
+            died=lambda *proof: self.proofs.append(proof),
+        )
         self.store: Arena | None = None
 
     def begins(self, *, publish: bool = True) -> Process:
@@ -224,6 +229,25 @@ def test_one_without_an_arena_has_no_neighbours(processes, tmp_path):
 
     assert ([], []) == eye.arenas.neighbours()
     assert [".arena"] == files(tmp_path)
+
+
+def test_who_can_meet_nobody_shares_nothing(processes):
+    """Two of them would each take the other's range."""
+    assert not processes(directory=False).begins().arenas.shared
+    assert processes(directory=False, seeds=["127.0.0.1:7946"]).begins().arenas.shared
+
+
+def test_who_looks_for_newcomers_seals_what_the_dead_have_left(processes):
+    one, two = processes().begins(), processes().begins()
+    living, _ = two.arenas.neighbours()
+    one.dies()
+    assert not living[0].sealed(partition_of(HASHED))
+    two.now += 1.0
+    two.arenas.look()
+
+    assert living[0].sealed(partition_of(HASHED))
+    # Its lock was free: nobody has to wonder any more.
+    assert [(one.node_id, 5)] == two.proofs
 
 
 def test_clusters_of_one_name_and_two_secrets_do_not_see_each_other(processes):

@@ -5,6 +5,7 @@ The engine is a node's own; the driver and the listener write down what they are
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
@@ -50,7 +51,9 @@ class World:
         self.noted: list[Any] = []
         self.dropped: list[HostRoute] = []
         self.room = True
-        driver = SimpleNamespace(arrived=self._arrived, note=self.noted.append)
+        self.driver = driver = SimpleNamespace(
+            arrived=self._arrived, note=self.noted.append, errors=0
+        )
         listener = SimpleNamespace(drop=self.dropped.append)
         self.service = HostService(listener, self.engine, driver, FRAMES)
 
@@ -214,8 +217,7 @@ def test_a_letter_that_is_plainly_done_takes_no_frame(world):
 
 @pytest.mark.slow
 def test_a_letter_found_in_the_middle_of_a_write_of_this_thread_is_left(world):
-    world.engine.owner._busy = True
-    with pytest.raises(NotTaken):
+    with world.store.lock, pytest.raises(NotTaken):
         world.write()
 
     assert world.stored() is None
@@ -254,6 +256,57 @@ def test_letters_are_looked_for_after_the_bell_is_silenced(world):
     world.service.attend()
 
     assert [(None, 0)] == bells
+
+
+def fails() -> None:
+    raise ValueError
+
+
+def goes_too_deep() -> None:
+    goes_too_deep()
+
+
+def find_letters_that(world: World, act: Callable[[], None]) -> None:
+    """Pass by at a letter whose write does *act*."""
+
+    def attend(take: Any, _heard: Any) -> None:
+        item = Item(KEY, ONE, -1, 5)
+        message = Write(9, world.engine.me.epoch, 0, 0, 2000, Verb.SET, (item,))
+        take(FRAMES.encode(message), ROUTE)
+
+    world.service._listener.attend = attend
+    world.service._direct = lambda *_: act()
+    world.service.attend()
+
+
+@pytest.mark.slow
+def test_a_letter_that_fails_is_counted_and_not_the_applications_affair(
+    world, monkeypatch
+):
+    # All that runs is this package's own, and so is this module for now.
+    monkeypatch.setitem(globals(), "__name__", "meshcache.test")
+    find_letters_that(world, fails)
+
+    assert 1 == world.driver.errors
+
+
+@pytest.mark.slow
+def test_where_a_letter_goes_too_deep_the_application_goes_on(world):
+    find_letters_that(world, goes_too_deep)
+
+    assert 1 == world.driver.errors
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
+def test_what_a_signals_handler_of_the_application_raises_is_its_affair(world, error):
+    def handle(*_: object) -> None:
+        raise error
+
+    with pytest.raises(error):
+        find_letters_that(world, handle)
+
+    assert 0 == world.driver.errors
 
 
 # --- giving way -------------------------------------------------------------------

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import _thread
 import asyncio
 import threading
 from pathlib import Path
@@ -316,28 +315,6 @@ def test_a_task_that_is_cancelled_waits_no_more(runner, until):
             return left
 
     assert 0 == runner.run(main())
-
-
-def test_who_is_interrupted_waits_no_more(until):
-    begun, goes_on = threading.Event(), threading.Event()
-
-    def load():
-        begun.set()
-        until(lambda: waiting(node))
-        _thread.interrupt_main()
-        goes_on.wait(10)
-
-    with isolated() as node:
-        first = threading.Thread(target=users.get_or_load, args=("k", load))
-        first.start()
-        begun.wait(10)
-        with pytest.raises(KeyboardInterrupt):
-            users.get_or_load("k", lambda: "its own")
-        left = waiting(node)
-        goes_on.set()
-        first.join(10)
-
-    assert 0 == left
 
 
 def test_once_it_has_ended_it_answers_nothing():

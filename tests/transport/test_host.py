@@ -292,6 +292,24 @@ def test_where_there_are_many_one_is_kept_for_each_sibling(owner, caller, monkey
     assert 2 >= len(caller)
 
 
+def test_a_caller_that_is_gone_does_not_end_the_owner(tmp_path):
+    """Though SIGPIPE is at its default, as many programs set it."""
+    child = os.fork()
+    if not child:
+        code = 1
+        try:
+            signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+            one, listener = socket.socket(socket.AF_UNIX), HostListener(tmp_path, OWNER)
+            with Short(tmp_path / f"{OWNER.hex()}.sock") as short:
+                one.connect(short)
+            one.close()
+            code = len(taken(listener))
+        finally:
+            os._exit(code)
+
+    assert 0 == os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
 def test_callers_over_the_limit_are_turned_away_before_they_send(
     tmp_path, owner, caller, monkeypatch
 ):

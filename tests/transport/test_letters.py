@@ -5,15 +5,21 @@ The owner's host thread is the listener's `serve`; whoever passes by is its `att
 
 from __future__ import annotations
 
+import errno
 import os
+import signal
+import socket
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from meshcache.transport.host import HostListener, HostRoute, NotTaken
+from meshcache.transport import host, wires
+from meshcache.transport.host import HELLO, HostListener, HostRoute, NotTaken
 from meshcache.transport.letters import (
+    DONE,
+    EMPTY,
     MAX_LETTER,
     PLAINLY_DONE,
     RING,
@@ -22,6 +28,7 @@ from meshcache.transport.letters import (
     Letter,
     open_letter,
 )
+from meshcache.transport.paths import Short
 from meshcache.transport.wires import (
     MAX_PAUSE,
     Bell,
@@ -32,6 +39,7 @@ from meshcache.transport.wires import (
 
 OWNER = bytes(range(16))
 PATIENCE = 10.0
+INTERRUPTS = 2000
 
 pytestmark = pytest.mark.skipif(
     not hasattr(os, "memfd_create"), reason="no pages without a name here"
@@ -122,6 +130,14 @@ def test_a_frame_that_is_half_there_is_none():
     one.put(b"whole", SENT)
     one._memory[25] ^= 1
 
+    assert other.read() is None
+
+
+def test_a_frame_is_read_once():
+    one, other = page()
+    one.put(b"once", SENT)
+
+    assert b"once" == other.read()
     assert other.read() is None
 
 
@@ -318,6 +334,178 @@ def test_a_silent_owner_costs_one_time_out_and_what_it_finds_later_is_nothing(
     assert [] == opened
 
 
+def test_what_was_plainly_done_is_not_found_in_the_page_again(owner, caller):
+    owner.answer = lambda _: PLAINLY_DONE
+    ask(caller, owner)
+    letter = caller._siblings[OWNER].idle[0].letter
+    letter.words[0] = SENT  # seen before the next frame is
+    owner.pass_by()
+
+    assert [b"hello"] == owner.attended
+
+
+def test_a_letter_that_was_withdrawn_before_it_is_opened_is_not_done(owner, caller):
+    ask(caller, owner)
+    letter = caller._siblings[OWNER].idle[0].letter
+    letter.put(b"late", EMPTY)
+    owner.listener._open(owner.listener._writers[0], letter, owner.attend)
+
+    assert EMPTY == letter.words[0]
+    assert [b"hello"] == owner.attended
+
+
+def test_closing_between_a_look_and_the_mark_leaves_it_unknown(owner, caller):
+    ask(caller, owner)
+    closing = Bell(lambda _: None, caller.close)
+    # Whoever passes by has this, before it marks.
+    with owner.listener._closing, pytest.raises(Unanswered) as caught:
+        caller.call(OWNER, b"again", PATIENCE, lambda answer: answer, closing)
+
+    assert not caught.value.silent
+
+
+def test_a_knock_that_fails_for_another_reason_leaves_it_unknown(owner, caller):
+    ask(caller, owner)
+    owner.attends = False
+    wire = caller._siblings[OWNER].idle[0]
+    real = wire._socket
+    wire._socket = Failing(real)
+    with pytest.raises(Unanswered):
+        ask(caller, owner, b"again")
+    real.close()
+
+
+def test_a_knock_does_not_keep_the_owner_from_stopping(owner, caller):
+    ask(caller, owner)
+    wire = caller._siblings[OWNER].idle[0]
+    wire.letter.put(b"again", SENT)
+    with owner.listener._attending:
+        wire.send(HELLO)
+        owner.listener.stop()
+        owner._thread.join(PATIENCE)
+
+        assert not owner._thread.is_alive()
+    assert [b"hello"] == owner.attended + owner.served
+
+
+def test_an_interrupt_at_any_step_lets_others_look_for_letters(owner):
+    """A handler that raises, as a time-out's does, again and again."""
+    listener, ended = owner.listener, 0
+
+    def stop(*_: object) -> None:
+        raise TimeoutError
+
+    before = signal.signal(signal.SIGALRM, stop)
+    try:
+        while ended < INTERRUPTS and not listener._attending.locked():
+            try:
+                signal.setitimer(signal.ITIMER_REAL, 3e-5 + ended % 50 * 1e-6)
+                while True:
+                    listener.attend(_never, _nothing)
+            except TimeoutError:
+                ended += 1
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+    assert INTERRUPTS == ended
+
+
+def test_a_finalizer_may_look_for_letters_in_the_middle_of_an_answer(owner, caller):
+    ask(caller, owner)
+    letter = caller._siblings[OWNER].idle[0].letter
+    letter.put(b"again", SENT)
+    with owner.listener._closing:
+        owner.pass_by()
+
+    assert DONE == letter.words[0]
+
+
+# --- bounds -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("end", [host, wires])
+def test_beyond_some_number_a_connection_has_no_page(
+    owner, caller, tmp_path, monkeypatch, end
+):
+    monkeypatch.setattr(end, "MAX_PAGES", 1)
+    inner: list[bytes] = []
+
+    def ask_too(frame: bytes) -> bytes:
+        if frame == b"hello":
+            inner.append(ask(caller, owner, b"inner"))
+        return frame
+
+    owner.answer = ask_too
+    ask(caller, owner)
+
+    assert [b"inner"] == inner == owner.served
+    assert [False, True] == sorted(wire.letter is not None for wire in caller._wires)
+
+
+@pytest.mark.parametrize("paged", [True, False])
+def test_a_descriptor_that_is_not_used_is_closed(tmp_path, caller, paged):
+    listener = socket.socket(socket.AF_UNIX)
+    with Short(tmp_path / "owner") as short:
+        listener.bind(short)
+    listener.listen()
+    wire = wires._Wire(tmp_path / "owner")
+    accepted, _ = listener.accept()
+    reader, writer = os.pipe()
+    socket.send_fds(accepted, [HELLO], [writer])
+    os.close(writer)
+    os.set_blocking(reader, False)
+
+    assert wire.greeted(paged=paged)
+    assert wire.letter is None
+    assert b"" == os.read(reader, 1)
+    for each in (wire, accepted, listener):
+        each.close()
+    os.close(reader)
+
+
+# --- forks --------------------------------------------------------------------------
+
+
+def test_a_child_that_was_forked_in_the_middle_leaves_the_page_alone(owner, caller):
+    ask(caller, owner)
+    wire = caller._siblings[OWNER].idle[0]
+    letter = wire.letter
+    letter.put(b"again", SENT)
+
+    def fork(frame: bytes, route: HostRoute) -> bytes:
+        owner.listener.abandon_after_fork()
+        return frame
+
+    child = os.fork()
+    if not child:
+        code = 1
+        try:
+            owner.listener.attend(fork, _nothing)
+            code = letter.words[0]
+        finally:
+            os._exit(code)
+
+    assert TAKEN == os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+def test_a_child_that_was_forked_while_it_waited_leaves_the_page_alone(owner, caller):
+    ask(caller, owner)
+    letter = caller._siblings[OWNER].idle[0].letter
+    bell = Bell(lambda _: caller.abandon_after_fork(), lambda: None)
+    child = os.fork()
+    if not child:
+        code = 1
+        try:
+            with pytest.raises(Unanswered):
+                caller.call(OWNER, b"again", PATIENCE, lambda answer: answer, bell)
+            code = letter.words[0]
+        finally:
+            os._exit(code)
+
+    assert SENT == os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
 def test_a_knock_without_a_letter_ends_the_connection(owner, caller):
     ask(caller, owner)
     wire = caller._siblings[OWNER].idle[0]
@@ -336,3 +524,20 @@ def test_where_nobody_listens_there_is_no_letter_either(caller, owner):
 
 def _never(frame: bytes, route: HostRoute) -> None:
     raise AssertionError(frame)
+
+
+def _nothing() -> None:
+    pass
+
+
+class Failing:
+    """A socket that has no room for what is sent."""
+
+    def __init__(self, real: socket.socket) -> None:
+        self._real = real
+
+    def send(self, *_: object) -> int:
+        raise OSError(errno.ENOBUFS, "no room")
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._real, name)
