@@ -212,6 +212,8 @@ def test_processes_that_start_at_once_all_find_each_other(place, start):
         assert answers.pop().startswith("5 ")
         for process in processes:
             kill(process)
+        # Or those who start next would find them dead.
+        assert 6 == len(Directory(place).scan().died)
 
 
 def test_sweeping_processes_never_remove_the_file_of_one_that_lives(place, start):
