@@ -110,7 +110,7 @@ class Forgets:
         missed += tuple(_unmet(node_id) for node_id in core.ranges.unmet(core.now))
 
         def told(results: tuple[Told, ...]) -> None:
-            if MOVED in results and not last and not core.leaving:
+            if MOVED in results and not last:
                 lost = tuple(r for r in results if isinstance(r, Unreached))
                 self._once_more(op, missed + lost, done, core.now)
             else:

@@ -319,6 +319,8 @@ class Host:
         )
         self.nodes: dict[str, Seated] = {}
         self._seen: dict[str, set[str]] = defaultdict(set)
+        # Whether who looks for newcomers finds the dead, too.
+        self.finds_dead = False
         self.memories: dict[bytes, mmap] = {}
         self.unseen: set[str] = set()
         self.after: Callable[[], None] = lambda: None
@@ -375,6 +377,9 @@ class Host:
         return make_member(name, host="host", epoch=int(self.now * 1e6))
 
     def _look(self, name: str) -> list[View]:
+        for other, seat in self.nodes.items():
+            if self.finds_dead and not seat.runs:
+                self.claim(other)
         seen = self._seen[name]
         coming = [n for n, s in self.nodes.items() if s.runs and n not in {*seen, name}]
         views = {n: self._lane(self.nodes[n].me) for n in coming}

@@ -20,6 +20,7 @@ from meshcache.engine.ops import (
     WriteResult,
     WriteResults,
 )
+from meshcache.engine.ranges import LOOK_AGAIN
 from meshcache.engine.readers import BEAT
 from meshcache.hashing import key_hash, partition_of
 from meshcache.placement.placement import Placement
@@ -506,6 +507,50 @@ def test_patience_begins_anew_when_the_old_owner_is_met(host):
     h.releases("ann")
     h.settles()
     assert b"v" + keys[0] == value_of(h, "bob", read)
+
+
+def test_so_it_does_for_who_has_met_others_before(host):
+    """Its partitions are its own in both tables, so they do not move."""
+    h = alone(host)
+    h.starts("cat")
+    h.settles()
+    key = moving(h, "bob", 1)[0]
+    bob = h.starts("bob", found=False)
+    for name in ("bob", "ann"):
+        h.holds(name)
+    h.knows("bob", "cat")
+    h.passes(PATIENCE + 2 * POLL)
+    assert Results((None,)) == h.outcome("bob", h.gets("bob", key))
+
+    h.knows("bob", "ann")
+    assert 3 == len(bob.ranges.table.members)
+    assert None is h.outcome("bob", h.gets("bob", key))
+
+
+def test_one_that_dies_after_patience_is_waited_for_no_more(host):
+    h, keys = waiting(host)
+    h.passes(2 * PATIENCE)
+    partition = partition_of(key_hash(keys[0]))
+    assert not h.nodes["bob"].granted(partition)
+    h.crashes("ann")
+    h.buries("ann")
+    h.passes(0.1)
+
+    assert h.nodes["bob"].granted(partition)
+
+
+def test_one_that_dies_before_it_is_met_is_found_dead(host):
+    h = alone(host)
+    h.finds_dead = True
+    h.starts("bob", found=False)
+    h.holds("ann")
+    h.discovers("bob")
+    h.passes(0.1)
+    h.crashes("ann")
+    h.passes(PATIENCE + LOOK_AGAIN)
+
+    assert not handover(h, "bob").waiting
+    assert 0 == counts(h, "bob")["unsealed"]
 
 
 def test_who_asks_beyond_patience_does_not_join_the_load_of_who_did_before(host):

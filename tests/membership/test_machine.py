@@ -19,6 +19,7 @@ from meshcache.codec.messages import (
     PingReq,
     PushPull,
 )
+from meshcache.membership.belief import MAX_PROOFS
 from meshcache.membership.detector import MAX_FAILED
 from meshcache.membership.effects import Changed
 from meshcache.membership.machine import Swim
@@ -965,6 +966,17 @@ def test_proof_holds_for_one_that_others_speak_of_only_later(story, ann, bob):
     tale.hears(tale.gossip(bob, ann))
 
     assert State.DEAD is tale.swim.member(ann.node_id).state
+
+
+def test_no_more_proofs_are_kept_than_may(story, ann, bob):
+    tale = story(bob)
+    for number in range(MAX_PROOFS):
+        tale.calls("proof_of_death", b"%016d" % number, 1)
+    tale.calls("proof_of_death", ann.node_id, ann.epoch)
+
+    tale.hears(tale.gossip(bob, ann))
+
+    assert State.ALIVE is tale.swim.member(ann.node_id).state
 
 
 def test_proof_says_nothing_of_the_next_process_of_that_name(story, ann, bob):

@@ -250,6 +250,15 @@ def test_who_looks_for_newcomers_seals_what_the_dead_have_left(processes):
     assert [(one.node_id, 5)] == two.proofs
 
 
+def test_one_without_an_arena_seals_what_the_dead_have_left_too(processes):
+    one, eye = processes().begins(), processes(observer=True).begins()
+    view = eye.arenas.lane(one.member())
+    one.dies()
+    eye.arenas.bury()
+
+    assert view.sealed(partition_of(HASHED))
+
+
 def test_clusters_of_one_name_and_two_secrets_do_not_see_each_other(processes):
     secrets = (None, "one secret of a cluster", "another secret of it")
     one, two, three = (processes(secret=secret).begins() for secret in secrets)

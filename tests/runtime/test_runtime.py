@@ -37,6 +37,16 @@ def test_a_runtime_that_starts_has_an_arena_and_one_that_stops_has_none(
     assert [] == arenas(tmp_path)
 
 
+def test_whose_arena_was_found_without_its_owner_is_told_for_dead(config, until):
+    running = Runtime(config, lambda _: None)
+    running._proved(b"d" * 16, 7)
+    believed = running.engine.swim._belief._proofs
+    until(lambda: believed)
+
+    assert {b"d" * 16: 7} == believed
+    assert running.stop(1.0)
+
+
 def test_an_engine_that_cannot_be_made_leaves_nothing_behind(
     config, tmp_path, monkeypatch
 ):
