@@ -20,15 +20,16 @@ from threading import RLock
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol, Self, Unpack, final
 from weakref import WeakSet, finalize
 
+from meshcache import native
 from meshcache.clock import NEVER, monotonic, time_ns
 from meshcache.codec.envelope import unwrap
-from meshcache.codec.keys import encode_key
+from meshcache.codec.keys import full_key
 from meshcache.codec.messages import LoaderName
 from meshcache.config import Config, Keywords, disabled
 from meshcache.engine.effects import Changed
 from meshcache.engine.ops import AskTables, GetKeys, Got, Results, Tables, Tier
 from meshcache.errors import NodeClosed, NotReady, SerializationError
-from meshcache.hashing import key_hash, partition_of
+from meshcache.hashing import partition_of
 from meshcache.model import Member, State
 from meshcache.placement.table import Table
 from meshcache.runtime.driver import Told
@@ -47,7 +48,6 @@ __all__ = [
     "Explanation",
     "Node",
     "NodeState",
-    "full_key",
     "running",
 ]
 
@@ -328,13 +328,12 @@ class Node:
 
     def owner(self, cache: str, key: object) -> Member | None:
         """Return the member that owns *key* of the cache named *cache*."""
-        return self.table().owner_of(key_hash(full_key(cache, key)))
+        return self.table().owner_of(_located(cache, key)[1])
 
     def explain(self, cache: str, key: object) -> Explanation:
         """Return where a key lives, and where a read of it would be answered now."""
         runtime = self._need()
-        full = full_key(cache, key)
-        hashed = key_hash(full)
+        full, hashed = _located(cache, key)
         got = _on_host(runtime, full, hashed)
         if got is None:
             _, outcome = runtime.ask(GetKeys(((full, hashed),)))
@@ -358,6 +357,7 @@ class Node:
         loads, raised, stale = (sum(c[what] for c in counted) for what in OTHERS)
         return {
             "state": self.state.value,
+            "native": native.built,
             "reads": reads,
             "loads": loads,
             "raised": raised,
@@ -427,9 +427,9 @@ def _add(counted: dict[str, int], read: Callable[[], dict[str, int]]) -> None:
         counted[tier] += number
 
 
-def full_key(cache: str, key: object) -> bytes:
-    """Return the key as the cluster knows it: cache name, NUL, encoded key."""
-    return cache.encode() + b"\0" + encode_key(key)
+def _located(cache: str, key: object) -> tuple[bytes, int]:
+    """Return the key as the cluster knows it, and its hash."""
+    return full_key(cache.encode() + b"\0", key)
 
 
 def _settled(runtime: Runtime, peers: int) -> bool:

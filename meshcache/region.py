@@ -23,7 +23,7 @@ from meshcache.bypass import bypassed, bypassing
 from meshcache.clock import monotonic
 from meshcache.codec.envelope import MARK, Envelope, Kind, tag_hash, unwrap
 from meshcache.codec.fields import MAX_TAGS, NO_EXPIRY
-from meshcache.codec.keys import encode_key
+from meshcache.codec.keys import encode_key, full_key
 from meshcache.codec.messages import Item
 from meshcache.codec.values import BytesCodec, Codec, JsonCodec, MsgpackCodec
 from meshcache.config import Config
@@ -227,8 +227,12 @@ class Region:
             self.tally.near()
             value = entry.value
             return self.codec.decode(value) if self.copy else value
-        full = self.prefix + (encode_key(key) if encoded is None else encoded)
-        return self._host(runtime, near_key, full, key_hash(full), now)
+        if encoded is None:
+            full, hashed = full_key(self.prefix, key)
+        else:
+            full = self.prefix + encoded
+            hashed = key_hash(full)
+        return self._host(runtime, near_key, full, hashed, now)
 
     def _host(
         self, runtime: Runtime, near_key: object, full: bytes, hashed: int, now: float
@@ -467,9 +471,9 @@ class Region:
             KeyRefused: it has no stable encoding.
             ValueTooLarge: it is over `max_key_bytes`.
         """
-        full = self.prefix + encode_key(key)
+        located = full, _ = full_key(self.prefix, key)
         if runtime is not None and len(full) <= runtime.config.max_key_bytes:
-            return full, key_hash(full)
+            return located
         return self.checked_key(runtime, full)
 
     def checked_key(self, runtime: Runtime | None, full: bytes) -> tuple[bytes, int]:

@@ -11,10 +11,10 @@ import pytest
 
 import meshcache
 from meshcache import Cache, ConfigError, Node, NodeClosed, NodeState, NotReady, State
-from meshcache.node import full_key
 from meshcache.placement.table import Table
 
 PARTS = {
+    "native",
     "state",
     "reads",
     "loads",
@@ -233,13 +233,6 @@ def test_explain_says_none_for_what_never_expires(node):
     node.cache("c", ttl=None).set("k", 1)
 
     assert None is node.explain("c", "k").ttl
-
-
-def test_a_full_key_keeps_caches_and_types_apart():
-    keys = [full_key(c, k) for c in ("a", "ab") for k in (1, "1", "b", True)]
-
-    assert len(keys) == len(set(keys))
-    assert b"a\0i1" == keys[0]
 
 
 # --- stats -----------------------------------------------------------------------

@@ -33,6 +33,7 @@ from enum import Enum
 from struct import Struct
 from typing import TYPE_CHECKING, Any, Final
 
+from meshcache import native
 from meshcache.codec.refusal import brief, called, in_short
 from meshcache.codec.scalars import SCALARS, Scalar
 from meshcache.codec.types import (
@@ -43,11 +44,12 @@ from meshcache.codec.types import (
     key_name,
 )
 from meshcache.errors import KeyRefused, ValueTooLarge
+from meshcache.hashing import key_hash
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-__all__ = ["MAX_KEY_BYTES", "MAX_KEY_DEPTH", "decode_key", "encode_key"]
+__all__ = ["MAX_KEY_BYTES", "MAX_KEY_DEPTH", "decode_key", "encode_key", "full_key"]
 
 MAX_KEY_DEPTH: Final = 32
 """How deep containers may nest in a key. Deeper ones are refused, as are cycles."""
@@ -86,6 +88,16 @@ def encode_key(value: Any, *, name: str = "key") -> bytes:
     if len(data) > MAX_KEY_BYTES:
         raise ValueTooLarge(_too_large(len(data)))
     return data
+
+
+def _full_key(prefix: bytes, key: object) -> tuple[bytes, int]:
+    full = prefix + encode_key(key)
+    return full, key_hash(full)
+
+
+full_key: Final = native.keys(_full_key)
+"""Returns *prefix* and the encoding of *key* in one, and its hash. Thread-safe; raises
+what `encode_key` does."""
 
 
 def decode_key(data: bytes) -> object:

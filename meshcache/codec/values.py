@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol, final, runtime_checkable
 
 from msgpack import Packer, unpackb
 
+from meshcache import native
 from meshcache.codec.extensions import (
     MARK_HEADER,
     Marks,
@@ -26,7 +27,7 @@ from meshcache.codec.refusal import Refusal, brief, called, in_short
 from meshcache.errors import ConfigError, SerializationError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
 __all__ = ["BytesCodec", "Codec", "JsonCodec", "MsgpackCodec", "codec"]
 
@@ -101,11 +102,16 @@ class MsgpackCodec:
     Thread-safe.
     """
 
-    __slots__ = ("_idle",)
+    __slots__ = ("_idle", "decode")
 
     name: Final = "msgpack"
 
+    decode: Final[Callable[[bytes], object]]
+    """Returns the value whose bytes are given. Raises SerializationError if they are
+    no encoding, or hold a type that is not registered in this process."""
+
     def __init__(self) -> None:
+        self.decode = _DECODE
         # Making a packer costs more than packing a small value. list.pop and append
         # are atomic, so threads share the idle ones without a lock.
         self._idle: list[Packer] = []
@@ -130,29 +136,6 @@ class MsgpackCodec:
             ) from error
         return data
 
-    def decode(self, data: bytes) -> object:
-        """Return the value whose bytes are *data*.
-
-        Raises:
-            SerializationError: they are no encoding, or hold a type that is not
-                registered in this process.
-        """
-        try:
-            if data.find(MARK_HEADER) >= 0:
-                return _decode_marked(data)
-            value: object = unpackb(
-                data,
-                ext_hook=scalar,
-                strict_map_key=False,
-                unicode_errors="surrogatepass",
-                timestamp=_AS_FLOAT,
-            )
-        except SerializationError:
-            raise
-        except Exception as error:  # a registered class may raise anything
-            raise _not_an_encoding(data, self.name, error) from error
-        return value
-
     def _pack(self, value: object) -> bytes:
         try:
             packer = self._idle.pop()
@@ -169,6 +152,27 @@ class MsgpackCodec:
         if len(data) <= _MAX_IDLE_BYTES and len(self._idle) < _MAX_IDLE_PACKERS:
             self._idle.append(packer)
         return data
+
+
+def _decode(data: bytes) -> object:
+    try:
+        if data.find(MARK_HEADER) >= 0:
+            return _decode_marked(data)
+        value: object = unpackb(
+            data,
+            ext_hook=scalar,
+            strict_map_key=False,
+            unicode_errors="surrogatepass",
+            timestamp=_AS_FLOAT,
+        )
+    except SerializationError:
+        raise
+    except Exception as error:  # a registered class may raise anything
+        raise _not_an_encoding(data, MsgpackCodec.name, error) from error
+    return value
+
+
+_DECODE: Final = native.decoder(_decode)
 
 
 def _decode_marked(data: bytes) -> object:

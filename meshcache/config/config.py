@@ -26,6 +26,7 @@ __all__ = ["ORDERS", "PREFIX", "PRESETS", "Config", "Order", "default", "disable
 
 PREFIX: Final = "MESHCACHE_"
 _DISABLE: Final = "DISABLE"
+_NATIVE: Final = "NATIVE"  # Obeyed where it is imported, see `meshcache.native`.
 _PRESET: Final = "PRESET"
 _MAX_VALUE_SHARE: Final = 8
 _MAX_VALUE_BYTES: Final = 2**30
@@ -238,6 +239,7 @@ class Config(Transport):
         settings = {spec.name: Setting.of(spec) for spec in fields(cls)}
         chosen = dict(overrides)
         found = _environment(environ)
+        _flag(environ, _NATIVE)
         _check_known(chosen, [*settings, _PRESET.lower()])
         _check_known(found, [*map(_variable, settings), PREFIX + _PRESET])
         preset = chosen.pop("preset", found.pop(PREFIX + _PRESET, "host"))
@@ -271,7 +273,11 @@ def default(name: str) -> str:
 
 def disabled(environ: Mapping[str, str]) -> bool:
     """Return whether MESHCACHE_DISABLE says that no node is to be started."""
-    variable = PREFIX + _DISABLE
+    return _flag(environ, _DISABLE)
+
+
+def _flag(environ: Mapping[str, str], name: str) -> bool:
+    variable = PREFIX + name
     try:
         return units.flag(environ.get(variable) or False)
     except ValueError as error:
@@ -283,8 +289,9 @@ def _variable(name: str) -> str:
 
 
 def _environment(environ: Mapping[str, str]) -> dict[str, str]:
-    ours = ((key, text) for key, text in environ.items() if key.startswith(PREFIX))
-    return {key: text for key, text in ours if text and key != PREFIX + _DISABLE}
+    ours = {key: text for key, text in environ.items() if key.startswith(PREFIX)}
+    apart = {PREFIX + _DISABLE, PREFIX + _NATIVE}
+    return {key: text for key, text in ours.items() if text and key not in apart}
 
 
 def _check_known(names: Iterable[str], known: list[str]) -> None:

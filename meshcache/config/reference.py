@@ -32,8 +32,9 @@ that is unknown or out of its bounds is a `ConfigError`, and nothing is started.
 | yes or no | `true`, `yes`, `on`, `1`, or `false`, `no`, `off`, `0` |
 | list | separated by commas |
 
-Two variables are no settings. `MESHCACHE_PRESET` names a preset, as the keyword
+Three variables are no settings. `MESHCACHE_PRESET` names a preset, as the keyword
 `preset` does. `MESHCACHE_DISABLE` set to yes turns meshcache off: no node is started.
+`MESHCACHE_NATIVE` set to no leaves the compiled functions aside: all runs in Python.
 """
 
 

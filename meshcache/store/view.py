@@ -26,10 +26,11 @@ from __future__ import annotations
 import mmap
 import sys
 from collections.abc import Callable, Container, Iterable
-from typing import Final, final
+from typing import Final, cast, final
 
 from xxhash import xxh3_64_intdigest
 
+from meshcache import native
 from meshcache.codec.envelope import MARK, tags_of
 from meshcache.hashing import (
     BUCKETS,
@@ -145,10 +146,15 @@ class Reader:
     def __init__(self, parts: Parts) -> None:
         self._parts = parts
         self.torn: Final = [0]
-        self.get: Final = _make_get(parts, _make_get(parts, self._miss))
+        self.get: Final = _compiled_get(parts, self._tear) or _make_get(
+            parts, _make_get(parts, self._miss)
+        )
+
+    def _tear(self) -> None:
+        self.torn[0] += 1
 
     def _miss(self, key: bytes, hashed: int, now: float) -> None:
-        self.torn[0] += 1
+        self._tear()
 
     def peek(self, key: bytes, hashed: int, now: float) -> Entry | None:
         """Return the living entry of *key*, in a sealed partition too; mark nothing."""
@@ -226,6 +232,33 @@ class Reader:
         ):
             return None
         return key, hashed, Entry(body[STAMP.size + length :], version, expires)
+
+
+def _compiled_get(parts: Parts, torn: Callable[[], None]) -> Get | None:
+    """Return what reads as `_make_get` does, if it was compiled."""
+    compiled = native.reader()
+    if compiled is None:
+        return None
+    layout, covers_tags = parts.layout, parts.tags.covers
+    get = compiled(
+        parts.memory,
+        sets=layout.sets,
+        offsets_at=layout.offsets_at,
+        prints_at=layout.prints_at,
+        uses_at=layout.uses_at,
+        units_at=layout.units_at,
+        tenures_at=layout.tenures_at,
+        void_at=8 * Words.VOID,
+        cleared_at=8 * (Words.CLEARED + NEWEST),
+        partition_bits=PARTITION_BITS,
+        use_max=USE_MAX,
+        envelope=MARK[0],
+        covers_key=parts.marks.covers_key,
+        covers_tags=lambda version, value: covers_tags(version, tags_of(value)),
+        entry=Entry,
+        torn=torn,
+    )
+    return cast("Get", get)
 
 
 def _make_get(parts: Parts, again: Get) -> Get:

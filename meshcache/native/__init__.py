@@ -1,0 +1,67 @@
+"""The hot paths of reading, compiled where there was a compiler.
+
+What is compiled does what a function in Python does, faster, and nothing else: it reads
+a key out of an arena (`store.view`), decodes plain msgpack (`codec.values`), makes the
+full key of a str or an int (`codec.keys`). Where nothing was compiled, the functions in
+Python serve by themselves, and only the time it takes is different. Both may be in one
+cluster: the bytes in memory and on the wire are the same.
+
+`MESHCACHE_NATIVE=no` leaves what is compiled aside, to compare or to find a fault.
+
+How it is built is in `hatch_build.py`, what it brings in
+docs/decisions/0012-compiled-reads.md.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from meshcache.native import _native
+
+__all__ = ["REFUSALS", "built", "decoder", "keys", "reader"]
+
+REFUSALS: Final = frozenset({"0", "no", "false", "off"})
+"""What `MESHCACHE_NATIVE` is to be for no."""
+
+_compiled: Any = None
+if os.environ.get("MESHCACHE_NATIVE", "").strip().lower() not in REFUSALS:
+    try:
+        from meshcache.native import _native as _compiled
+    except ImportError:
+        # Nothing was compiled, or for another Python.
+        _compiled = None
+
+built: Final[bool] = _compiled is not None
+"""Whether the compiled functions are in use."""
+
+
+def decoder(otherwise: Callable[[bytes], object]) -> Callable[[bytes], object]:
+    """Return *otherwise*, or what does the same and leaves only the rest to it.
+
+    That decodes msgpack without extensions, at most 32 levels deep.
+    """
+    return otherwise if _compiled is None else _compiled.decoder(otherwise)
+
+
+def keys(
+    otherwise: Callable[[bytes, object], tuple[bytes, int]],
+) -> Callable[[bytes, object], tuple[bytes, int]]:
+    """Return *otherwise*, or what does the same and leaves only the rest to it.
+
+    That makes the full keys of an ASCII str and of an int of 64 bits.
+    """
+    return otherwise if _compiled is None else _compiled.keys(otherwise)
+
+
+def reader() -> type[_native.Reader] | None:
+    """Return what reads arenas, if it was compiled.
+
+    Made for the parts of an arena, which lie in *memory* where the numbers say, it
+    takes a key, its hash and the time, and returns an *entry* or None. Thread-safe.
+    `covers_key(version, key)` and `covers_tags(version, value)` are asked for what is
+    older than the newest mark; `torn()` is called where a checksum is wrong twice.
+    """
+    return None if _compiled is None else _compiled.Reader

@@ -1,0 +1,36 @@
+from collections.abc import Callable
+from typing import Final, final
+
+from _typeshed import ReadableBuffer, WriteableBuffer
+
+SOURCE: Final[str]
+
+@final
+class Reader:
+    def __new__(
+        cls,
+        memory: WriteableBuffer,
+        *,
+        sets: int,
+        offsets_at: int,
+        prints_at: int,
+        uses_at: int,
+        units_at: int,
+        tenures_at: int,
+        void_at: int,
+        cleared_at: int,
+        partition_bits: int,
+        use_max: int,
+        envelope: int,
+        covers_key: Callable[[int, bytes], bool],
+        covers_tags: Callable[[int, bytes], bool],
+        entry: type[tuple[object, ...]],
+        torn: Callable[[], None],
+    ) -> Reader: ...
+    def __call__(self, key: bytes, hashed: int, now: float, /) -> object: ...
+
+def decoder(otherwise: Callable[[bytes], object], /) -> Callable[[bytes], object]: ...
+def keys(
+    otherwise: Callable[[bytes, object], tuple[bytes, int]], /
+) -> Callable[[bytes, object], tuple[bytes, int]]: ...
+def xxh3(data: ReadableBuffer, /) -> int: ...
