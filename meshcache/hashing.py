@@ -14,8 +14,10 @@ from xxhash import xxh3_64_intdigest
 
 __all__ = [
     "BUCKETS",
+    "BUCKET_MASK",
     "PARTITIONS",
     "PARTITION_BITS",
+    "PARTITION_SHIFT",
     "bucket_of",
     "key_hash",
     "partition_of",
@@ -33,8 +35,9 @@ BUCKETS: Final = 1 << BUCKET_BITS
 """Generation counters per owner: 32 KB, and 1 chance in 4,096 that a write to another
 key costs a near entry its life."""
 
-_PARTITION_SHIFT: Final = 64 - PARTITION_BITS
-_BUCKET_MASK: Final = BUCKETS - 1
+PARTITION_SHIFT: Final = 64 - PARTITION_BITS
+BUCKET_MASK: Final = BUCKETS - 1
+"""For the few places that cannot afford to call `partition_of` and `bucket_of`."""
 
 
 def key_hash(key: bytes) -> int:
@@ -44,12 +47,12 @@ def key_hash(key: bytes) -> int:
 
 def partition_of(hashed: int) -> int:
     """Return the partition of a hash: its highest bits, so a slice of the space."""
-    return hashed >> _PARTITION_SHIFT
+    return hashed >> PARTITION_SHIFT
 
 
 def bucket_of(hashed: int) -> int:
     """Return the generation bucket of a hash: its lowest bits, apart from the slice."""
-    return hashed & _BUCKET_MASK
+    return hashed & BUCKET_MASK
 
 
 def set_hash(items: list[bytes]) -> int:

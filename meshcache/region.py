@@ -35,7 +35,13 @@ from meshcache.errors import (
     ValueTooLarge,
 )
 from meshcache.freshness import EARLIEST, PLAIN, Age, Freshness, Recipe
-from meshcache.hashing import bucket_of, key_hash, partition_of
+from meshcache.hashing import (
+    BUCKET_MASK,
+    PARTITION_SHIFT,
+    bucket_of,
+    key_hash,
+    partition_of,
+)
 from meshcache.model import MISSING, Unset
 from meshcache.node import Node
 from meshcache.runtime.failures import packed, unpacked
@@ -237,19 +243,19 @@ class Region:
     def _host(
         self, runtime: Runtime, near_key: object, full: bytes, hashed: int, now: float
     ) -> Any:
-        tenure = runtime.tenures[partition_of(hashed)]
+        tenure = runtime.tenures[hashed >> PARTITION_SHIFT]
         get = tenure.get
         if get is None:
             return MISSING
         if runtime.bell[0]:
             runtime.give_way()
-        bucket = bucket_of(hashed)
+        bucket = hashed & BUCKET_MASK
         generation = tenure.table[bucket]  # Before the read: see `Stamp`.
         found = get(full, hashed, now)
         if found is None:
             return MISSING
         encoded, version, expires = found
-        if encoded.startswith(MARK):
+        if encoded[:1] == MARK:
             stamp = Stamp(tenure, bucket, generation)
             got = Got(encoded, expires, version, Tier.HOST, stamp)
             # What is old, or may be loaded anew, is for the long way to think about.

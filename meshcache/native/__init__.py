@@ -1,7 +1,8 @@
 """The hot paths of reading, compiled where there was a compiler.
 
 What is compiled does what a function in Python does, faster, and nothing else: it reads
-a key out of an arena (`store.view`), decodes plain msgpack (`codec.values`), makes the
+a key out of an arena (`store.view`), finds and makes entries for its writer
+(`store.index`, `store.record`), decodes plain msgpack (`codec.values`), makes the
 full key of a str or an int (`codec.keys`). Where nothing was compiled, the functions in
 Python serve by themselves, and only the time it takes is different. Both may be in one
 cluster: the bytes in memory and on the wire are the same.
@@ -21,7 +22,7 @@ from typing import TYPE_CHECKING, Any, Final
 if TYPE_CHECKING:
     from meshcache.native import _native
 
-__all__ = ["REFUSALS", "built", "decoder", "keys", "reader"]
+__all__ = ["REFUSALS", "built", "decoder", "keys", "reader", "records"]
 
 REFUSALS: Final = frozenset({"0", "no", "false", "off"})
 """What `MESHCACHE_NATIVE` is to be for no."""
@@ -54,6 +55,13 @@ def keys(
     That makes the full keys of an ASCII str and of an int of 64 bits.
     """
     return otherwise if _compiled is None else _compiled.keys(otherwise)
+
+
+def records(
+    otherwise: Callable[[int, bytes, tuple[bytes, int, float]], bytes],
+) -> Callable[[int, bytes, tuple[bytes, int, float]], bytes]:
+    """Return *otherwise*, or what does the same: the bytes of an entry in an arena."""
+    return otherwise if _compiled is None else _compiled.records(otherwise)
 
 
 def reader() -> type[_native.Reader] | None:

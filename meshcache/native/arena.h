@@ -113,6 +113,31 @@ arena_probe(const arena *self, arena_copy *copy, uint64_t hashed, const uint8_t 
     return ARENA_NONE;
 }
 
+/* As store/index.py: the key's slot and offset; 0 is for a ghost, and -1 for no slot. */
+static PyObject *
+arena_find(const arena *self, PyObject *key, uint64_t hashed)
+{
+    const uint8_t *memory = self->memory.buf;
+    size_t length = (size_t)PyBytes_GET_SIZE(key), total = (size_t)self->memory.len;
+    size_t first = (size_t)(hashed % self->sets) * ARENA_WAYS;
+    const uint16_t *prints = (const uint16_t *)(memory + self->prints_at) + first;
+    const uint32_t *offsets = (const uint32_t *)(memory + self->offsets_at) + first;
+    uint16_t print = (uint16_t)hashed ? (uint16_t)hashed : 1;
+    Py_ssize_t ghost = -1;
+    for (size_t way = 0; way < ARENA_WAYS; way++) {
+        if (prints[way] != print)
+            continue;
+        size_t start = self->units_at + (size_t)8 * offsets[way];
+        if (!offsets[way])
+            ghost = (Py_ssize_t)(first + way);
+        else if (start + ARENA_FIXED + length <= total &&
+                 (arena_word(self, start) >> 16 & ARENA_KEY) == length &&
+                 !memcmp(memory + start + ARENA_FIXED, PyBytes_AS_STRING(key), length))
+            return Py_BuildValue("nI", (Py_ssize_t)(first + way), offsets[way]);
+    }
+    return Py_BuildValue("ni", ghost, 0);
+}
+
 static int
 arena_asks(PyObject *covers, uint64_t version, PyObject *second)
 {

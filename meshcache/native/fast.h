@@ -7,8 +7,14 @@
 #include <structmember.h>
 
 #include "keys.h"
+#include "records.h"
 #include "unpack.h"
 #include "xxh3.h"
+
+typedef struct {
+    PyObject *fast;
+    unpack_names names;
+} module_state;
 
 typedef struct {
     PyObject_HEAD
@@ -29,7 +35,8 @@ fast_decode(PyObject *self, PyObject *const *arguments, size_t count, PyObject *
     if (PyVectorcall_NARGS(count) == 1 && !names && PyBytes_CheckExact(arguments[0])) {
         const char *bytes = PyBytes_AS_STRING(arguments[0]);
         size_t size = (size_t)PyBytes_GET_SIZE(arguments[0]);
-        PyObject *value = unpack_plain((const uint8_t *)bytes, size);
+        module_state *state = PyType_GetModuleState(Py_TYPE(self));
+        PyObject *value = unpack_plain((const uint8_t *)bytes, size, &state->names);
         if (value)
             return value;
     }
@@ -49,6 +56,19 @@ fast_key(PyObject *self, PyObject *const *arguments, size_t count, PyObject *nam
         }
         if (PyErr_Occurred())
             return NULL;
+    }
+    return fast_otherwise(self, arguments, count, names);
+}
+
+/* (tenure, key, (value, version, expires)) -> bytes, as store/record.py */
+static PyObject *
+fast_record(PyObject *self, PyObject *const *arguments, size_t count, PyObject *names)
+{
+    if (PyVectorcall_NARGS(count) == 3 && !names) {
+        PyObject *record = record_of(arguments[0], arguments[1], arguments[2]);
+        if (record)
+            return record;
+        PyErr_Clear();
     }
     return fast_otherwise(self, arguments, count, names);
 }

@@ -15,10 +15,6 @@
 #define MESHCACHE_SOURCE ""
 #endif
 
-typedef struct {
-    PyObject *fast;
-} module_state;
-
 static PyObject *
 make_decoder(PyObject *module, PyObject *otherwise)
 {
@@ -31,6 +27,13 @@ make_keys(PyObject *module, PyObject *otherwise)
 {
     module_state *state = PyModule_GetState(module);
     return fast_make(state->fast, fast_key, otherwise);
+}
+
+static PyObject *
+make_records(PyObject *module, PyObject *otherwise)
+{
+    module_state *state = PyModule_GetState(module);
+    return fast_make(state->fast, fast_record, otherwise);
 }
 
 static PyObject *
@@ -47,6 +50,7 @@ hash_of(PyObject *module, PyObject *data)
 static PyMethodDef functions[] = {
     {"decoder", make_decoder, METH_O, "Return a decoder of msgpack (data) -> value."},
     {"keys", make_keys, METH_O, "Return a maker of full keys (prefix, key) -> pair."},
+    {"records", make_records, METH_O, "Return a maker of an entry's bytes."},
     {"xxh3", hash_of, METH_O, "Return the 64-bit XXH3 of some bytes."},
     {NULL, NULL, 0, NULL},
 };
@@ -73,6 +77,8 @@ module_traverse(PyObject *module, visitproc visit, void *arg)
 {
     module_state *state = PyModule_GetState(module);
     Py_VISIT(state->fast);
+    for (size_t each = 0; each < UNPACK_NAMES; each++)
+        Py_VISIT(state->names.seen[each]);
     return 0;
 }
 
@@ -81,7 +87,15 @@ module_clear(PyObject *module)
 {
     module_state *state = PyModule_GetState(module);
     Py_CLEAR(state->fast);
+    for (size_t each = 0; each < UNPACK_NAMES; each++)
+        Py_CLEAR(state->names.seen[each]);
     return 0;
+}
+
+static void
+module_free(void *module)
+{
+    (void)module_clear(module);
 }
 
 static PyModuleDef_Slot slots[] = {
@@ -101,6 +115,7 @@ static struct PyModuleDef definition = {
     .m_slots = slots,
     .m_traverse = module_traverse,
     .m_clear = module_clear,
+    .m_free = module_free,
 };
 
 PyMODINIT_FUNC

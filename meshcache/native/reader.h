@@ -30,6 +30,19 @@ reader_call(PyObject *self, PyObject *const *arguments, size_t count, PyObject *
     return arena_read(&((reader *)self)->arena, arguments[0], hashed, now);
 }
 
+static PyObject *
+reader_find(PyObject *self, PyObject *const *arguments, Py_ssize_t count)
+{
+    if (count != 2 || !PyBytes_CheckExact(arguments[0])) {
+        PyErr_SetString(PyExc_TypeError, "find takes a key of bytes and its hash");
+        return NULL;
+    }
+    uint64_t hashed = PyLong_AsUnsignedLongLong(arguments[1]);
+    if (hashed == (uint64_t)-1 && PyErr_Occurred())
+        return NULL;
+    return arena_find(&((reader *)self)->arena, arguments[0], hashed);
+}
+
 /* Whether SIZE bytes AT some place are all within the memory. */
 static int
 reader_holds(const arena *arena, size_t at, size_t size)
@@ -130,6 +143,12 @@ reader_dealloc(reader *self)
     Py_DECREF(type);
 }
 
+static PyMethodDef reader_methods[] = {
+    {"find", (PyCFunction)(void (*)(void))reader_find, METH_FASTCALL,
+     "Return slot and offset of a key, given with its hash; for the one writer."},
+    {NULL, NULL, 0, NULL},
+};
+
 static PyMemberDef reader_members[] = {
     {"__vectorcalloffset__", T_PYSSIZET, offsetof(reader, call), READONLY, NULL},
     {NULL, 0, 0, 0, NULL},
@@ -142,6 +161,7 @@ static PyType_Slot reader_slots[] = {
     {Py_tp_traverse, reader_traverse},
     {Py_tp_dealloc, reader_dealloc},
     {Py_tp_members, reader_members},
+    {Py_tp_methods, reader_methods},
     {0, NULL},
 };
 

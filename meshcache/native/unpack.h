@@ -11,11 +11,20 @@
 
 #include <Python.h>
 #include <stdint.h>
+#include <string.h>
 
-enum { UNPACK_DEPTH = 32 };
+#include "xxh3.h"
+
+enum { UNPACK_DEPTH = 32, UNPACK_NAMES = 512, UNPACK_NAME = 32 };
+
+/* Names of fields that were seen lately: the same few are in all values of a kind. */
+typedef struct {
+    PyObject *seen[UNPACK_NAMES];
+} unpack_names;
 
 typedef struct {
     const uint8_t *at, *end;
+    unpack_names *names;
     int depth;
 } unpack_state;
 
@@ -79,15 +88,54 @@ unpack_array(unpack_state *state, uint64_t size)
     return list;
 }
 
+/* The short ASCII str that comes next, one object for all that are equal; NULL without
+ * an error if something else does. */
+static PyObject *
+unpack_name(unpack_state *state)
+{
+    size_t size = *state->at - 0xA0U;
+    if (size >= UNPACK_NAME || (size_t)(state->end - state->at) <= size)
+        return NULL;
+    const char *text = (const char *)state->at + 1;
+    PyObject **place = &state->names->seen[xxh3(state->at, size + 1) % UNPACK_NAMES];
+    PyObject *name = *place;
+    if (!name || (size_t)PyUnicode_GET_LENGTH(name) != size ||
+        memcmp(PyUnicode_DATA(name), text, size)) {
+        name = PyUnicode_DecodeUTF8(text, (Py_ssize_t)size, "surrogatepass");
+        if (!name)
+            return NULL;
+        PyUnicode_InternInPlace(&name);
+        state->at += 1 + size;
+        if (PyUnicode_IS_COMPACT_ASCII(name))
+            Py_XSETREF(*place, Py_NewRef(name));
+        return name;
+    }
+    state->at += 1 + size;
+    return Py_NewRef(name);
+}
+
+static PyObject *
+unpack_key(unpack_state *state)
+{
+#ifndef Py_GIL_DISABLED
+    if (state->at < state->end && *state->at >= 0xA0) {
+        PyObject *name = unpack_name(state);
+        if (name || PyErr_Occurred())
+            return name;
+    }
+#endif
+    PyObject *key = unpack_value(state);
+    if (key && PyUnicode_CheckExact(key))
+        PyUnicode_InternInPlace(&key);
+    return key;
+}
+
 static int
 unpack_pair(unpack_state *state, PyObject *dict)
 {
-    PyObject *key = unpack_value(state);
+    PyObject *key = unpack_key(state);
     if (!key)
         return 0;
-    /* The same few names in all values of a kind: one object each. */
-    if (PyUnicode_CheckExact(key))
-        PyUnicode_InternInPlace(&key);
     PyObject *item = unpack_value(state);
     int done = item && PyDict_SetItem(dict, key, item) == 0;
     Py_DECREF(key);
@@ -189,9 +237,9 @@ unpack_value(unpack_state *state)
 
 /* The value whose bytes these are; NULL without an error if that is not plain. */
 static PyObject *
-unpack_plain(const uint8_t *bytes, size_t size)
+unpack_plain(const uint8_t *bytes, size_t size, unpack_names *names)
 {
-    unpack_state state = {bytes, bytes + size, 0};
+    unpack_state state = {bytes, bytes + size, names, 0};
     PyObject *value = unpack_value(&state);
     if (value && state.at != state.end)
         Py_CLEAR(value);

@@ -34,7 +34,7 @@ from typing import Final, final
 
 from meshcache.codec.envelope import MAX_HEAD, tags_of
 from meshcache.errors import ValueTooLarge
-from meshcache.hashing import PARTITION_BITS, PARTITIONS, key_hash, partition_of
+from meshcache.hashing import PARTITION_SHIFT, PARTITIONS, key_hash, partition_of
 from meshcache.store.generations import Generations
 from meshcache.store.index import UNREAD, USE_MAX
 from meshcache.store.layout import (
@@ -76,7 +76,6 @@ _LARGE: Final = 1 / 4
 newcomers before they can prove themselves."""
 
 _SHORT_KEY: Final = 400
-_SHIFT: Final = 64 - PARTITION_BITS
 _USED: Final = Words.USED
 _VOID: Final = Words.VOID
 _CHUNK: Final = 4096
@@ -124,6 +123,7 @@ class Arena:
         "_covers_key",
         "_end",
         "_entries",
+        "_find",
         "_grants",
         "_header",
         "_index",
@@ -186,6 +186,7 @@ class Arena:
         self.tags: Final = parts.tags
         self.tenures: Final = parts.tenures
         self.get: Final = reader.get
+        self._find = reader.find
         self.peek: Final = reader.peek
         self.walk: Final = reader.walk
 
@@ -210,12 +211,12 @@ class Arena:
         """
         if len(value) > self._short_value or len(key) > _SHORT_KEY:
             self._check_size(key, value)
-        if not 0 < self.tenures[hashed >> _SHIFT] < SEALED_BIT:
+        if not 0 < self.tenures[hashed >> PARTITION_SHIFT] < SEALED_BIT:
             return False
         # Nothing is marked above that word.
         if version < self._header[_VOID] and self._is_void(version, key, value):
             return False
-        slot, offset = found = self._index.find(key, hashed)
+        slot, offset = found = self._find(key, hashed)
         if offset:
             at = self._units_at + UNIT * offset + STAMP_AT
             stored = STAMP.unpack_from(self._memory, at)[0]
@@ -232,7 +233,7 @@ class Arena:
     ) -> Entry | None:
         """Let the entry of *key* live until *expires*; return it as it is now."""
         old = self.get(key, hashed, now)
-        slot, offset = self._index.find(key, hashed)
+        slot, offset = self._find(key, hashed)
         if old is None or not offset:
             return None
         entry = old._replace(expires=expires)
@@ -245,7 +246,7 @@ class Arena:
     def remove(self, key: bytes, hashed: int, now: float) -> Entry | None:
         """Forget *key*; return its entry if it was alive."""
         entry = self.get(key, hashed, now)
-        slot, offset = self._index.find(key, hashed)
+        slot, offset = self._find(key, hashed)
         if offset:
             self._drop(slot, self._verdict(offset, key, hashed, now))
         return entry
@@ -399,7 +400,7 @@ class Arena:
         version, expires = STAMP.unpack_from(self._memory, at)
         if not expires > now:
             return "expired"
-        if self._metas[offset] & 0xFF != self.tenures[hashed >> _SHIFT]:
+        if self._metas[offset] & 0xFF != self.tenures[hashed >> PARTITION_SHIFT]:
             return "revoked_dropped"
         if version < self._header[_VOID] and (
             self._covers_key(version, key) or self._is_untagged(offset, version)
@@ -420,7 +421,7 @@ class Arena:
     ) -> None:
         """Store *entry* in the place of what the index found."""
         index = self._index
-        record = encode(self.tenures[hashed >> _SHIFT], key, entry)
+        record = encode(self.tenures[hashed >> PARTITION_SHIFT], key, entry)
         size = len(record) + UNIT - 1 & -UNIT
         slot, offset = found
         ring, use = self._small, UNREAD

@@ -26,7 +26,7 @@ from __future__ import annotations
 import mmap
 import sys
 from collections.abc import Callable, Container, Iterable
-from typing import Final, cast, final
+from typing import TYPE_CHECKING, Final, final
 
 from xxhash import xxh3_64_intdigest
 
@@ -35,6 +35,7 @@ from meshcache.codec.envelope import MARK, tags_of
 from meshcache.hashing import (
     BUCKETS,
     PARTITION_BITS,
+    PARTITION_SHIFT,
     PARTITIONS,
     key_hash,
     partition_of,
@@ -65,6 +66,9 @@ from meshcache.store.record import (
 )
 from meshcache.store.tags import Tags
 
+if TYPE_CHECKING:
+    from meshcache.native._native import Reader as Compiled
+
 __all__ = ["BadArena", "Get", "Parts", "Reader", "View", "seal_all", "seal_time"]
 
 Get = Callable[[bytes, int, float], Entry | None]
@@ -74,7 +78,6 @@ _STRIDE: Final = 256
 """Slots that a walk looks at together; most may be free."""
 
 _TENURE: Final = TENURE_MAX  # All bits of the number.
-_SHIFT: Final = 64 - PARTITION_BITS
 _SHUT: Final = bytes((0, *range(SEALED_BIT, 256)))
 """What stands in the place of a tenure's number where the partition is not held."""
 
@@ -141,14 +144,15 @@ class Reader:
     hand in its own variables. `torn` counts checksums that failed twice.
     """
 
-    __slots__ = ("_parts", "get", "torn")
+    __slots__ = ("_parts", "find", "get", "torn")
 
     def __init__(self, parts: Parts) -> None:
         self._parts = parts
         self.torn: Final = [0]
-        self.get: Final = _compiled_get(parts, self._tear) or _make_get(
-            parts, _make_get(parts, self._miss)
-        )
+        compiled = _compiled(parts, self._tear)
+        self.get: Final = compiled or _make_get(parts, _make_get(parts, self._miss))
+        # As `Index.find`, for the one writer.
+        self.find: Final = (compiled or parts.index).find
 
     def _tear(self) -> None:
         self.torn[0] += 1
@@ -234,13 +238,13 @@ class Reader:
         return key, hashed, Entry(body[STAMP.size + length :], version, expires)
 
 
-def _compiled_get(parts: Parts, torn: Callable[[], None]) -> Get | None:
-    """Return what reads as `_make_get` does, if it was compiled."""
+def _compiled(parts: Parts, torn: Callable[[], None]) -> Compiled | None:
+    """Return what reads as `_make_get` does, and finds, if it was compiled."""
     compiled = native.reader()
     if compiled is None:
         return None
     layout, covers_tags = parts.layout, parts.tags.covers
-    get = compiled(
+    return compiled(
         parts.memory,
         sets=layout.sets,
         offsets_at=layout.offsets_at,
@@ -258,7 +262,6 @@ def _compiled_get(parts: Parts, torn: Callable[[], None]) -> Get | None:
         entry=Entry,
         torn=torn,
     )
-    return cast("Get", get)
 
 
 def _make_get(parts: Parts, again: Get) -> Get:
@@ -272,7 +275,8 @@ def _make_get(parts: Parts, again: Get) -> Get:
     sets, prints_at = layout.sets, layout.prints_at
     body_at, end_at = layout.units_at + STAMP_AT, layout.units_at + FIXED_BYTES
     find, digest, unpack = memory.find, xxh3_64_intdigest, STAMP.unpack_from
-    order, shift, make, entry_type = sys.byteorder, _SHIFT, tuple.__new__, Entry
+    order, shift, make = sys.byteorder, PARTITION_SHIFT, tuple.__new__
+    entry_type = Entry
 
     def get(key: bytes, hashed: int, now: float) -> Entry | None:
         mark = (hashed & 0xFFFF or 1).to_bytes(2, order)
