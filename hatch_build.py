@@ -7,14 +7,14 @@ on, and the package does the same in Python. `MESHCACHE_NATIVE=no` builds withou
 from __future__ import annotations
 
 import os
+import sys
+import sysconfig
 from hashlib import sha256
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
-from setuptools import Distribution, Extension
-from setuptools.command.build_ext import build_ext
 
 FOLDER = Path("meshcache", "native")
 NAME = "meshcache.native._native"
@@ -29,11 +29,13 @@ class NativeHook(BuildHookInterface):
 
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
         """Compile, if that can be done, and say that the wheel is of this platform."""
-        if os.environ.get("MESHCACHE_NATIVE", "").strip().lower() in REFUSALS:
-            return
-        self._aside = TemporaryDirectory(prefix="meshcache-build-")
         inplace = version == "editable"
+        self._aside = TemporaryDirectory(prefix="meshcache-build-")
         try:
+            if inplace:
+                forget(Path(self.root))
+            if not wanted():
+                return
             built = compiled(Path(self.root), Path(self._aside.name), inplace=inplace)
         except Exception as error:  # noqa: BLE001 - whatever it is, Python does it too
             self.app.display_warning(
@@ -51,8 +53,24 @@ class NativeHook(BuildHookInterface):
             self._aside.cleanup()
 
 
+def wanted() -> bool:
+    """Whether this Python would gain by it, and nobody has said no."""
+    asked = os.environ.get("MESHCACHE_NATIVE", "").strip().lower()
+    return sys.implementation.name == "cpython" and asked not in REFUSALS
+
+
+def forget(root: Path) -> None:
+    """Remove what an earlier build has left in the checkout for this Python."""
+    suffix = sysconfig.get_config_var("EXT_SUFFIX") or ".so"
+    (root / FOLDER / f"_native{suffix}").unlink(missing_ok=True)
+
+
 def compiled(root: Path, aside: Path, *, inplace: bool) -> Path:
     """Compile the module into the checkout or a folder *aside*, and return its file."""
+    # Here, so that whatever is missing is one more reason to go on without.
+    from setuptools import Distribution, Extension  # noqa: PLC0415
+    from setuptools.command.build_ext import build_ext  # noqa: PLC0415
+
     extension = Extension(
         NAME,
         [str(FOLDER / "module.c")],
@@ -61,6 +79,8 @@ def compiled(root: Path, aside: Path, *, inplace: bool) -> Path:
     command = build_ext(Distribution({"name": "meshcache", "ext_modules": [extension]}))
     command.build_temp = str(aside / "objects")
     command.build_lib = str(root if inplace else aside)
+    # Else it looks at module.c alone, and what is in the headers stays as it was.
+    command.force = True
     command.ensure_finalized()
     here = Path.cwd()
     os.chdir(root)

@@ -63,6 +63,7 @@ _LONG_SIZE: Final = 4
 _SHORT: Final = [bytes([size]) for size in range(_LONG)]
 
 
+@native.encoder
 def encode_key(value: Any, *, name: str = "key") -> bytes:
     """Return the one encoding of *value*. Thread-safe.
 

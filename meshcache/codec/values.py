@@ -116,6 +116,9 @@ class MsgpackCodec:
         # are atomic, so threads share the idle ones without a lock.
         self._idle: list[Packer] = []
 
+    def __reduce__(self) -> tuple[type[MsgpackCodec], tuple[()]]:
+        return MsgpackCodec, ()
+
     def encode(self, value: object) -> bytes:
         """Return the bytes of *value*.
 

@@ -1,11 +1,11 @@
-"""The hot paths of reading, compiled where there was a compiler.
+"""The hot paths of reads and writes, compiled where there was a compiler.
 
-What is compiled does what a function in Python does, faster, and nothing else: it reads
+What is compiled does what a function in Python does, faster, and nothing else. It reads
 a key out of an arena (`store.view`), finds and makes entries for its writer
-(`store.index`, `store.record`), decodes plain msgpack (`codec.values`), makes the
-full key of a str or an int (`codec.keys`). Where nothing was compiled, the functions in
-Python serve by themselves, and only the time it takes is different. Both may be in one
-cluster: the bytes in memory and on the wire are the same.
+(`store.index`, `store.record`), decodes plain msgpack (`codec.values`) and encodes
+plain keys (`codec.keys`). Where nothing was compiled, the functions in Python serve by
+themselves, and only the time it takes is different. Both may be in one cluster: the
+bytes in memory and on the wire are the same.
 
 `MESHCACHE_NATIVE=no` leaves what is compiled aside, to compare or to find a fault.
 
@@ -17,15 +17,19 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
 
 if TYPE_CHECKING:
     from meshcache.native import _native
 
-__all__ = ["REFUSALS", "built", "decoder", "keys", "reader", "records"]
+Encoder = TypeVar("Encoder", bound=Callable[..., bytes])
+
+__all__ = ["REFUSALS", "built", "decoder", "encoder", "keys", "reader", "records"]
 
 REFUSALS: Final = frozenset({"0", "no", "false", "off"})
 """What `MESHCACHE_NATIVE` is to be for no."""
+
+_INTERFACE: Final = 1
 
 _compiled: Any = None
 if os.environ.get("MESHCACHE_NATIVE", "").strip().lower() not in REFUSALS:
@@ -33,6 +37,9 @@ if os.environ.get("MESHCACHE_NATIVE", "").strip().lower() not in REFUSALS:
         from meshcache.native import _native as _compiled
     except ImportError:
         # Nothing was compiled, or for another Python.
+        _compiled = None
+    if getattr(_compiled, "INTERFACE", None) != _INTERFACE:
+        # Left in a checkout from before a change.
         _compiled = None
 
 built: Final[bool] = _compiled is not None
@@ -47,12 +54,24 @@ def decoder(otherwise: Callable[[bytes], object]) -> Callable[[bytes], object]:
     return otherwise if _compiled is None else _compiled.decoder(otherwise)
 
 
+def encoder(otherwise: Encoder) -> Encoder:
+    """Return *otherwise*, or what does the same and leaves only the rest to it.
+
+    That encodes keys of None, bool, int of 64 bits, float, str, bytes, tuple and list.
+    """
+    return (
+        otherwise
+        if _compiled is None
+        else cast("Encoder", _compiled.encoder(otherwise))
+    )
+
+
 def keys(
     otherwise: Callable[[bytes, object], tuple[bytes, int]],
 ) -> Callable[[bytes, object], tuple[bytes, int]]:
     """Return *otherwise*, or what does the same and leaves only the rest to it.
 
-    That makes the full keys of an ASCII str and of an int of 64 bits.
+    That makes the full keys of what `encoder` encodes.
     """
     return otherwise if _compiled is None else _compiled.keys(otherwise)
 

@@ -1,10 +1,12 @@
 from collections.abc import Callable
-from typing import Any, Final, TypeAlias, final
+from typing import Any, Final, TypeAlias, TypeVar, final
 
 from _typeshed import ReadableBuffer, WriteableBuffer
 
+_Encoder = TypeVar("_Encoder", bound=Callable[..., bytes])
 _Records: TypeAlias = Callable[[int, bytes, tuple[bytes, int, float]], bytes]
 
+INTERFACE: Final[int]
 SOURCE: Final[str]
 
 @final
@@ -33,6 +35,7 @@ class Reader:
     def __call__(self, key: bytes, hashed: int, now: float, /) -> Any: ...
 
 def decoder(otherwise: Callable[[bytes], object], /) -> Callable[[bytes], object]: ...
+def encoder(otherwise: _Encoder, /) -> _Encoder: ...
 def keys(
     otherwise: Callable[[bytes, object], tuple[bytes, int]], /
 ) -> Callable[[bytes, object], tuple[bytes, int]]: ...

@@ -9,6 +9,10 @@
 
 #include "xxh3.h"
 
+#if SIZE_MAX < UINT64_MAX
+#error "the arithmetic here takes a size_t of 64 bits; Python does it on others"
+#endif
+
 enum {
     ARENA_WAYS = 16,
     ARENA_STAMP_AT = 12,  /* From an entry's begin to what its checksum is of, */
@@ -75,10 +79,13 @@ arena_take(const arena *self, arena_copy *copy, uint32_t offset, const uint8_t *
         }
     }
     memcpy(to, body, size);
+    /* The copy is judged, not what it was made of, and marks are looked at after. */
+    __atomic_thread_fence(__ATOMIC_ACQUIRE);
     copy->body = to;
     copy->size = size;
-    if ((uint32_t)xxh3(to, size) + (uint32_t)meta == checksum)
-        return memcmp(to + ARENA_STAMP, key, length) ? ARENA_NONE : ARENA_COPIED;
+    if ((uint32_t)xxh3(to, size) + (uint32_t)meta == checksum &&
+        !memcmp(to + ARENA_STAMP, key, length))
+        return ARENA_COPIED;
     PyMem_Free(copy->heap);
     copy->heap = NULL;
     return ARENA_TORN;
@@ -125,15 +132,17 @@ arena_find(const arena *self, PyObject *key, uint64_t hashed)
     uint16_t print = (uint16_t)hashed ? (uint16_t)hashed : 1;
     Py_ssize_t ghost = -1;
     for (size_t way = 0; way < ARENA_WAYS; way++) {
-        if (prints[way] != print)
+        if (__atomic_load_n(prints + way, __ATOMIC_RELAXED) != print)
             continue;
-        size_t start = self->units_at + (size_t)8 * offsets[way];
-        if (!offsets[way])
+        /* Once: it may change, and what is returned is to be what was checked. */
+        uint32_t offset = __atomic_load_n(offsets + way, __ATOMIC_RELAXED);
+        size_t start = self->units_at + (size_t)8 * offset;
+        if (!offset)
             ghost = (Py_ssize_t)(first + way);
         else if (start + ARENA_FIXED + length <= total &&
                  (arena_word(self, start) >> 16 & ARENA_KEY) == length &&
                  !memcmp(memory + start + ARENA_FIXED, PyBytes_AS_STRING(key), length))
-            return Py_BuildValue("nI", (Py_ssize_t)(first + way), offsets[way]);
+            return Py_BuildValue("nI", (Py_ssize_t)(first + way), offset);
     }
     return Py_BuildValue("ni", ghost, 0);
 }
@@ -158,8 +167,6 @@ arena_asks(PyObject *covers, uint64_t version, PyObject *second)
 static int
 arena_is_void(const arena *self, uint64_t version, PyObject *key, PyObject *value)
 {
-    /* Marks come after the copy. */
-    __atomic_thread_fence(__ATOMIC_ACQUIRE);
     if (version >= arena_word(self, self->void_at))
         return 0;
     if (version < arena_word(self, self->cleared_at)) {
@@ -203,6 +210,9 @@ arena_judge(const arena *self, const arena_copy *copy, PyObject *key, double now
         Py_DECREF(value);
         return NULL;
     }
+#if PY_VERSION_HEX >= 0x030E0000
+    ((PyTupleObject *)entry)->ob_hash = -1; /* tp_alloc leaves 0, which is a hash. */
+#endif
     PyTuple_SET_ITEM(entry, 0, value);
     PyTuple_SET_ITEM(entry, 1, PyLong_FromUnsignedLongLong(version));
     PyTuple_SET_ITEM(entry, 2, PyFloat_FromDouble(expires));

@@ -48,14 +48,26 @@ static PyObject *
 fast_key(PyObject *self, PyObject *const *arguments, size_t count, PyObject *names)
 {
     if (PyVectorcall_NARGS(count) == 2 && !names && PyBytes_CheckExact(arguments[0])) {
-        PyObject *full = key_full(arguments[0], arguments[1]);
+        PyObject *prefix = arguments[0];
+        PyObject *full =
+            key_full(PyBytes_AS_STRING(prefix), PyBytes_GET_SIZE(prefix), arguments[1]);
         if (full) {
             uint64_t hashed = xxh3((const uint8_t *)PyBytes_AS_STRING(full),
                                    (size_t)PyBytes_GET_SIZE(full));
             return Py_BuildValue("NK", full, hashed);
         }
-        if (PyErr_Occurred())
-            return NULL;
+    }
+    return fast_otherwise(self, arguments, count, names);
+}
+
+/* (value, *, name) -> bytes, as codec/keys.py; the name is for errors. */
+static PyObject *
+fast_encode(PyObject *self, PyObject *const *arguments, size_t count, PyObject *names)
+{
+    if (PyVectorcall_NARGS(count) == 1) {
+        PyObject *encoded = key_full("", 0, arguments[0]);
+        if (encoded)
+            return encoded;
     }
     return fast_otherwise(self, arguments, count, names);
 }
@@ -92,19 +104,12 @@ fast_traverse(fast *self, visitproc visit, void *arg)
     return 0;
 }
 
-static int
-fast_clear(fast *self)
-{
-    Py_CLEAR(self->otherwise);
-    return 0;
-}
-
 static void
 fast_dealloc(fast *self)
 {
     PyTypeObject *type = Py_TYPE(self);
     PyObject_GC_UnTrack(self);
-    (void)fast_clear(self);
+    Py_CLEAR(self->otherwise);
     type->tp_free(self);
     Py_DECREF(type);
 }
@@ -119,14 +124,13 @@ static PyType_Slot fast_slots[] = {
     {Py_tp_doc, "Does the plain cases of a function, and leaves the rest to it."},
     {Py_tp_call, PyVectorcall_Call},
     {Py_tp_traverse, fast_traverse},
-    {Py_tp_clear, fast_clear},
     {Py_tp_dealloc, fast_dealloc},
     {Py_tp_members, fast_members},
     {0, NULL},
 };
 
 static PyType_Spec fast_spec = {
-    .name = "meshcache.native.Fast",
+    .name = "meshcache.native._native.Fast",
     .basicsize = sizeof(fast),
     .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_HAVE_VECTORCALL |
              Py_TPFLAGS_IMMUTABLETYPE | Py_TPFLAGS_DISALLOW_INSTANTIATION,

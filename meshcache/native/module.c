@@ -1,7 +1,8 @@
-/* meshcache.native._native: the hot paths of reading, compiled.
+/* meshcache.native._native: the hot paths of reads and writes, compiled.
  *
  * Each does what a function in Python does, which serves where nothing was compiled and
- * says what is right (tests/native). There is no state but in the objects made here.
+ * says what is right (tests/native). There is no state but in the objects made here,
+ * and a table of names (unpack.h) that nobody can tell from none.
  */
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
@@ -9,6 +10,9 @@
 #include "fast.h"
 #include "reader.h"
 #include "xxh3.h"
+
+/* What native/__init__.py knows how to use: raise both when functions change. */
+#define MESHCACHE_INTERFACE 1
 
 /* Of what the compiled file was made; the build gives it. */
 #ifndef MESHCACHE_SOURCE
@@ -27,6 +31,13 @@ make_keys(PyObject *module, PyObject *otherwise)
 {
     module_state *state = PyModule_GetState(module);
     return fast_make(state->fast, fast_key, otherwise);
+}
+
+static PyObject *
+make_encoder(PyObject *module, PyObject *otherwise)
+{
+    module_state *state = PyModule_GetState(module);
+    return fast_make(state->fast, fast_encode, otherwise);
 }
 
 static PyObject *
@@ -49,6 +60,7 @@ hash_of(PyObject *module, PyObject *data)
 
 static PyMethodDef functions[] = {
     {"decoder", make_decoder, METH_O, "Return a decoder of msgpack (data) -> value."},
+    {"encoder", make_encoder, METH_O, "Return an encoder of keys (value) -> bytes."},
     {"keys", make_keys, METH_O, "Return a maker of full keys (prefix, key) -> pair."},
     {"records", make_records, METH_O, "Return a maker of an entry's bytes."},
     {"xxh3", hash_of, METH_O, "Return the 64-bit XXH3 of some bytes."},
@@ -68,6 +80,8 @@ executed(PyObject *module)
     int added = PyModule_AddType(module, (PyTypeObject *)type);
     Py_DECREF(type);
     if (added < 0)
+        return -1;
+    if (PyModule_AddIntConstant(module, "INTERFACE", MESHCACHE_INTERFACE) < 0)
         return -1;
     return PyModule_AddStringConstant(module, "SOURCE", MESHCACHE_SOURCE);
 }
@@ -109,7 +123,7 @@ static PyModuleDef_Slot slots[] = {
 static struct PyModuleDef definition = {
     PyModuleDef_HEAD_INIT,
     .m_name = "meshcache.native._native",
-    .m_doc = "The hot paths of reading, compiled.",
+    .m_doc = "The hot paths of reads and writes, compiled.",
     .m_size = sizeof(module_state),
     .m_methods = functions,
     .m_slots = slots,

@@ -78,42 +78,41 @@ reader_new(PyTypeObject *type, PyObject *arguments, PyObject *names)
         "tenures_at", "void_at", "cleared_at", "partition_bits", "use_max",
         "envelope", "covers_key", "covers_tags", "entry", "torn", NULL,
     };
-    reader *self = (reader *)type->tp_alloc(type, 0);
-    if (!self)
-        return NULL;
-    self->call = reader_call;
-    arena *arena = &self->arena;
+    arena parsed = {0};
     unsigned long long sets;
     Py_ssize_t at[7];
     unsigned char bits;
     if (!PyArg_ParseTupleAndKeywords(
-            arguments, names, "w*$KnnnnnnnbbbOOO!O:Reader", known, &arena->memory,
+            arguments, names, "w*$KnnnnnnnbbbOOO!O:Reader", known, &parsed.memory,
             &sets, at, at + 1, at + 2, at + 3, at + 4, at + 5, at + 6, &bits,
-            &arena->use_max, &arena->envelope, &arena->covers_key,
-            &arena->covers_tags, &PyType_Type, &arena->entry, &arena->torn)) {
-        arena->covers_key = arena->covers_tags = arena->entry = arena->torn = NULL;
-        Py_DECREF(self);
+            &parsed.use_max, &parsed.envelope, &parsed.covers_key,
+            &parsed.covers_tags, &PyType_Type, &parsed.entry, &parsed.torn))
         return NULL;
-    }
-    Py_INCREF(arena->covers_key);
-    Py_INCREF(arena->covers_tags);
-    Py_INCREF(arena->entry);
-    Py_INCREF(arena->torn);
-    arena->sets = sets;
-    arena->offsets_at = (size_t)at[0];
-    arena->prints_at = (size_t)at[1];
-    arena->uses_at = (size_t)at[2];
-    arena->units_at = (size_t)at[3];
-    arena->tenures_at = (size_t)at[4];
-    arena->void_at = (size_t)at[5];
-    arena->cleared_at = (size_t)at[6];
-    arena->partition_shift = 64 - bits;
-    if (bits < 1 || bits > 32 || !reader_is_whole(arena) ||
-        !PyType_IsSubtype((PyTypeObject *)arena->entry, &PyTuple_Type)) {
+    parsed.sets = sets;
+    parsed.offsets_at = (size_t)at[0];
+    parsed.prints_at = (size_t)at[1];
+    parsed.uses_at = (size_t)at[2];
+    parsed.units_at = (size_t)at[3];
+    parsed.tenures_at = (size_t)at[4];
+    parsed.void_at = (size_t)at[5];
+    parsed.cleared_at = (size_t)at[6];
+    parsed.partition_shift = 64 - bits;
+    reader *self = NULL;
+    if (bits < 1 || bits > 32 || !reader_is_whole(&parsed) ||
+        !PyType_IsSubtype((PyTypeObject *)parsed.entry, &PyTuple_Type))
         PyErr_SetString(PyExc_ValueError, "no arena could lie in this memory like that");
-        Py_DECREF(self);
+    else
+        self = (reader *)type->tp_alloc(type, 0);
+    if (!self) {
+        PyBuffer_Release(&parsed.memory);
         return NULL;
     }
+    Py_INCREF(parsed.covers_key);
+    Py_INCREF(parsed.covers_tags);
+    Py_INCREF(parsed.entry);
+    Py_INCREF(parsed.torn);
+    self->call = reader_call;
+    self->arena = parsed;
     return (PyObject *)self;
 }
 
@@ -166,7 +165,7 @@ static PyType_Slot reader_slots[] = {
 };
 
 static PyType_Spec reader_spec = {
-    .name = "meshcache.native.Reader",
+    .name = "meshcache.native._native.Reader",
     .basicsize = sizeof(reader),
     .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_HAVE_VECTORCALL |
              Py_TPFLAGS_IMMUTABLETYPE,

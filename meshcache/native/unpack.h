@@ -2,7 +2,7 @@
  *
  * What is not plain (an extension, bytes that are no encoding, too deep a nest) is left
  * to Python, which decodes from the beginning or explains what is wrong with it. So
- * nothing here raises: NULL without an error means "not plain".
+ * NULL means "not plain", whatever error is set, and `unpack_plain` leaves none.
  *
  * https://github.com/msgpack/msgpack/blob/master/spec.md
  */
@@ -75,6 +75,8 @@ unpack_array(unpack_state *state, uint64_t size)
     PyObject *list = PyList_New((Py_ssize_t)size);
     if (!list)
         return NULL;
+    /* Nobody shall see it half made, not even whoever looks at all objects. */
+    PyObject_GC_UnTrack(list);
     state->depth++;
     for (uint64_t each = 0; each < size; each++) {
         PyObject *item = unpack_value(state);
@@ -84,6 +86,7 @@ unpack_array(unpack_state *state, uint64_t size)
         }
         PyList_SET_ITEM(list, (Py_ssize_t)each, item);
     }
+    PyObject_GC_Track(list);
     state->depth--;
     return list;
 }
@@ -104,7 +107,11 @@ unpack_name(unpack_state *state)
         name = PyUnicode_DecodeUTF8(text, (Py_ssize_t)size, "surrogatepass");
         if (!name)
             return NULL;
+#if PY_VERSION_HEX < 0x030C0000 || PY_VERSION_HEX >= 0x030D0000
+        /* So that it is the very object of the application's own literals. What 3.12
+         * has interned stays for ever. */
         PyUnicode_InternInPlace(&name);
+#endif
         state->at += 1 + size;
         if (PyUnicode_IS_COMPACT_ASCII(name))
             Py_XSETREF(*place, Py_NewRef(name));
@@ -124,10 +131,7 @@ unpack_key(unpack_state *state)
             return name;
     }
 #endif
-    PyObject *key = unpack_value(state);
-    if (key && PyUnicode_CheckExact(key))
-        PyUnicode_InternInPlace(&key);
-    return key;
+    return unpack_value(state);
 }
 
 static int

@@ -3,9 +3,11 @@ from __future__ import annotations
 import dataclasses
 import enum
 import json
+import pickle
 import sys
 import threading
 from collections import OrderedDict, defaultdict, namedtuple
+from copy import deepcopy
 from datetime import UTC, date, datetime, time, timedelta, timezone, tzinfo
 from decimal import Decimal, localcontext
 from pathlib import Path
@@ -645,6 +647,14 @@ def test_an_unknown_name_is_told_the_known_ones():
 def test_what_is_no_codec_is_told_what_one_is():
     with pytest.raises(ConfigError, match="encode"):
         codec(42)
+
+
+@pytest.mark.parametrize("name", ["msgpack", "json", "bytes"])
+def test_a_codec_that_was_used_can_be_copied(name):
+    used = codec(name)
+    used.decode(used.encode(b"" if name == "bytes" else []))
+
+    assert type(used) is type(deepcopy(used)) is type(pickle.loads(pickle.dumps(used)))
 
 
 def test_pickle_is_told_why_it_is_missing():
