@@ -17,14 +17,20 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
-
-if TYPE_CHECKING:
-    from meshcache.native import _native
+from typing import Any, Final, Protocol, TypeVar, cast
 
 Encoder = TypeVar("Encoder", bound=Callable[..., bytes])
 
-__all__ = ["REFUSALS", "built", "decoder", "encoder", "keys", "reader", "records"]
+__all__ = [
+    "REFUSALS",
+    "Reader",
+    "built",
+    "decoder",
+    "encoder",
+    "keys",
+    "reader",
+    "records",
+]
 
 REFUSALS: Final = frozenset({"0", "no", "false", "off"})
 """What `MESHCACHE_NATIVE` is to be for no."""
@@ -44,6 +50,16 @@ if os.environ.get("MESHCACHE_NATIVE", "").strip().lower() not in REFUSALS:
 
 built: Final[bool] = _compiled is not None
 """Whether the compiled functions are in use."""
+
+
+class Reader(Protocol):
+    """Reads an arena's entries, and finds them for its one writer."""
+
+    def __call__(self, key: bytes, hashed: int, now: float, /) -> Any:
+        """Return the living entry of *key*, or None. Thread-safe."""
+
+    def find(self, key: bytes, hashed: int, /) -> tuple[int, int]:
+        """Return the slot and the offset of *key*, as `Index.find` does."""
 
 
 def decoder(otherwise: Callable[[bytes], object]) -> Callable[[bytes], object]:
@@ -83,7 +99,7 @@ def records(
     return otherwise if _compiled is None else _compiled.records(otherwise)
 
 
-def reader() -> type[_native.Reader] | None:
+def reader() -> Callable[..., Reader] | None:
     """Return what reads arenas, if it was compiled.
 
     Made for the parts of an arena, which lie in *memory* where the numbers say, it

@@ -60,11 +60,20 @@ fast_key(PyObject *self, PyObject *const *arguments, size_t count, PyObject *nam
     return fast_otherwise(self, arguments, count, names);
 }
 
-/* (value, *, name) -> bytes, as codec/keys.py; the name is for errors. */
+/* Whether NAMES has at most the one that errors call a key by. */
+static int
+fast_named(PyObject *names)
+{
+    return !names ||
+           (PyTuple_GET_SIZE(names) == 1 &&
+            !PyUnicode_CompareWithASCIIString(PyTuple_GET_ITEM(names, 0), "name"));
+}
+
+/* (value, *, name) -> bytes, as codec/keys.py */
 static PyObject *
 fast_encode(PyObject *self, PyObject *const *arguments, size_t count, PyObject *names)
 {
-    if (PyVectorcall_NARGS(count) == 1) {
+    if (PyVectorcall_NARGS(count) == 1 && fast_named(names)) {
         PyObject *encoded = key_full("", 0, arguments[0]);
         if (encoded)
             return encoded;

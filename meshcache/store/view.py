@@ -26,7 +26,7 @@ from __future__ import annotations
 import mmap
 import sys
 from collections.abc import Callable, Container, Iterable
-from typing import TYPE_CHECKING, Final, final
+from typing import Final, final
 
 from xxhash import xxh3_64_intdigest
 
@@ -65,9 +65,6 @@ from meshcache.store.record import (
     value_length,
 )
 from meshcache.store.tags import Tags
-
-if TYPE_CHECKING:
-    from meshcache.native._native import Reader as Compiled
 
 __all__ = ["BadArena", "Get", "Parts", "Reader", "View", "seal_all", "seal_time"]
 
@@ -238,7 +235,7 @@ class Reader:
         return key, hashed, Entry(body[STAMP.size + length :], version, expires)
 
 
-def _compiled(parts: Parts, torn: Callable[[], None]) -> Compiled | None:
+def _compiled(parts: Parts, torn: Callable[[], None]) -> native.Reader | None:
     """Return what reads as `_make_get` does, and finds, if it was compiled."""
     compiled = native.reader()
     if compiled is None:

@@ -158,6 +158,11 @@ def test_a_number_is_the_same_however_wide_it_is_written(agree, alone, number):
         agree(data)
 
 
+def test_every_short_form_is_decoded_alone(alone):
+    for value in (*range(-200, 300), *("x" * n for n in range(40)), [], {}):
+        assert value == alone(MSGPACK.encode(value))
+
+
 @pytest.mark.parametrize("bits", ["7fc00001", "ff800000", "80000000", "00000001"])
 def test_a_float_of_four_bytes_is_the_same(agree, alone, bits):
     data = b"\xca" + bytes.fromhex(bits)

@@ -230,6 +230,14 @@ def test_a_key_is_written_up_to_the_greatest_length_and_refused_over_it(
         assert agree(make(size))
 
 
+def test_a_prefix_takes_nothing_from_the_greatest_length(compiled):
+    full = compiled.keys(lambda prefix, key: LEFT)
+    longest = "x" * (MAX_KEY_BYTES - 1)
+
+    assert full(PREFIX * 100, longest) is not LEFT
+    assert full(PREFIX * 100, longest + "x") is LEFT
+
+
 def test_a_few_shared_lists_do_not_fill_the_memory(alone):
     key = ["x"]
     for _ in range(MAX_KEY_DEPTH - 1):
@@ -300,6 +308,7 @@ def test_arguments_may_have_names(pure, encode, pure_full, full):
 
     assert expected == full(prefix=PREFIX, key=1) == full(PREFIX, key=1)
     assert b"i1" == encode(value=1) == encode(1, name="number")
+    assert outcome(pure, 1, nonsense=1) == outcome(encode, 1, nonsense=1)
     assert outcome(pure, {1}, name="n") == outcome(encode, {1}, name="n")
     assert outcome(pure, [object()], name="mine") == outcome(
         encode, [object()], name="mine"
