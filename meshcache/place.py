@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 import stat
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
@@ -42,7 +41,10 @@ def _runtime_dir(environ: Mapping[str, str]) -> str:
     for path in (environ.get("XDG_RUNTIME_DIR"), "/tmp"):  # noqa: S108 - see _check
         if path and os.access(path, os.W_OK | os.X_OK) and Path(path).is_dir():
             return path
-    return tempfile.gettempdir()
+    # It brings a megabyte along, which hardly anybody needs.
+    from tempfile import gettempdir  # noqa: PLC0415
+
+    return gettempdir()
 
 
 def secure(path: Path, setting: str = "runtime_dir") -> None:

@@ -552,7 +552,10 @@ def _ms(seconds: float) -> int:
 def _bind(listener: Socket, host: str, port: int) -> bool:
     try:
         # ZeroMQ takes a name here for a network interface, so it is looked up first.
-        found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)[0][4][0]
+        # Bytes are taken as they are; a str would load the tables of all the world's
+        # scripts first.
+        name = host.encode() if host.isascii() else host
+        found = socket.getaddrinfo(name, None, type=socket.SOCK_STREAM)[0][4][0]
         bracketed = f"[{found}]" if ":" in str(found) else found
         listener.bind(f"tcp://{bracketed}:{port or '*'}")
     except (zmq.ZMQError, OSError):

@@ -17,31 +17,23 @@ import argparse
 import json
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-from fleet import fleet, serve
+from fleet import fleet
+from holder import VALUE, keys
 from rivals import Absent, memcached_process, redis_process, shared_memory
 
-import meshcache
-
+HOLDER = Path(__file__).with_name("holder.py")
 ENTRIES = 1_000_000
 QUICK_ENTRIES = 20_000
-VALUE = bytes(100)
-BATCH = 1000
 # 152 bytes of log, where key and value have 28 beside them and are padded, and 17 of
 # index: just so much that all entries find room.
 ROOM_PER_ENTRY = 169
 FIXED_ROOM = 1 << 20
-
-
-def keys(entries: int) -> Iterator[list[str]]:
-    """Yield keys of 16 letters each, in batches."""
-    for start in range(0, entries, BATCH):
-        yield [f"key:{at:012}" for at in range(start, min(start + BATCH, entries))]
 
 
 def memory_of(pid: int, apart: str | None = None) -> int:
@@ -66,25 +58,6 @@ def files_in(directory: str) -> int:
     return sum(512 * stat.st_blocks for stat in found)
 
 
-class Holder:
-    """A node that holds all entries."""
-
-    def __init__(self) -> None:
-        self.node = meshcache.Node().__enter__()
-        # The key's own encoding and the name come on top of its 16 bytes.
-        self.cache = self.node.cache("m", ttl=None, codec="bytes")
-        self.node.wait_ready(timeout=30)
-        self.cache.get("not there")
-
-    def __call__(self, entries: int, *, read: bool) -> int:
-        if read:
-            return sum(len(self.cache.get_many(some)) for some in keys(entries))
-        for some in keys(entries):
-            for key in some:
-                self.cache.set(key, VALUE)
-        return entries
-
-
 Measured = tuple[int, int, int]
 """Bytes before, bytes after, and the entries that can be read back."""
 
@@ -98,7 +71,7 @@ def ours(stack: ExitStack, entries: int) -> Measured:
         "MESHCACHE_MAX_BYTES": str(room),
         "MESHCACHE_NEAR_ENTRIES": "0",
     }
-    (worker,) = stack.enter_context(fleet(__file__, 1, environ))
+    (worker,) = stack.enter_context(fleet(str(HOLDER), 1, environ))
     worker.ask(entries=0, read=True)
     before = memory_of(worker.process.pid, directory)
     worker.ask(entries=entries, read=False)
@@ -166,11 +139,7 @@ def main() -> None:
     parser.add_argument("--entries", type=int, default=ENTRIES)
     parser.add_argument("--quick", action="store_true", help=f"{QUICK_ENTRIES} entries")
     parser.add_argument("--json", action="store_true")
-    parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
     asked = parser.parse_args()
-    if asked.worker:
-        serve(Holder)
-        return
     result = run(QUICK_ENTRIES if asked.quick else asked.entries)
     print(json.dumps(result, indent=2)) if asked.json else show(result)
 
