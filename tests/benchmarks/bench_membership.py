@@ -142,7 +142,7 @@ def limits() -> list[dict[str, Any]]:
 def swim_figures(*, quick: bool, log: Log) -> list[dict[str, float]]:
     """Load, bytes and first detection by the number of members."""
     rows = []
-    for n in (8, 32) if quick else (8, 32, 128, 1000):
+    for n in (8, 16) if quick else (8, 32, 128, 1000):
         simulator = settled(n)
         row = {"n": n} | load(simulator, seconds=60.0 if n <= 128 else 30.0)
         trials = 30 if quick else 300 if n < 100 else 100
@@ -251,7 +251,7 @@ def detection_by_size(*, quick: bool, log: Log) -> list[dict[str, float]]:
     for (n, alpha), expected in MODEL.items():
         if quick and n > 10:
             continue
-        trials = 60 if n < 100 else 40
+        trials = 20 if quick else 60 if n < 100 else 40
         waits = crashes(n, alpha, trials)
         row = {
             "n": n,
@@ -368,7 +368,7 @@ def threshold(settings: dict[str, Any], n: int, seeds: int, count: int = 16) -> 
 
 def measure(settings: dict[str, Any], *, quick: bool) -> dict[str, Any]:
     """One row of the Lifeguard tables."""
-    n, cells = (32, CELLS[1:2]) if quick else (128, CELLS)
+    n, cells = (16, CELLS[1:2]) if quick else (128, CELLS)
     row: dict[str, Any] = {"fp": 0, "fp_healthy": 0, "messages": 0, "octets": 0}
     for cell in cells:
         for key, value in anomaly(settings, _scaled(cell, n), n).items():
