@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import gc
 import random
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
@@ -233,6 +234,15 @@ class Story:
                 self.outcomes[effect.ticket].append(effect.outcome)
             elif isinstance(effect, Send | Reply):
                 assert effect.message == CODEC.decode(CODEC.encode(effect.message))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _collects_seldom():
+    """Each node has 16,384 tenures: to look through them all again takes its time."""
+    before = gc.get_threshold()
+    gc.set_threshold(100_000, 20, 50)
+    yield
+    gc.set_threshold(*before)
 
 
 @pytest.fixture
