@@ -95,9 +95,9 @@ fast_record(PyObject *self, PyObject *const *arguments, size_t count, PyObject *
 }
 
 static PyObject *
-fast_make(PyObject *type, vectorcallfunc call, PyObject *otherwise)
+fast_make(PyTypeObject *type, vectorcallfunc call, PyObject *otherwise)
 {
-    fast *self = (fast *)((PyTypeObject *)type)->tp_alloc((PyTypeObject *)type, 0);
+    fast *self = (fast *)type->tp_alloc(type, 0);
     if (self) {
         self->call = call;
         self->otherwise = Py_NewRef(otherwise);

@@ -20,31 +20,34 @@
 #endif
 
 static PyObject *
-make_decoder(PyObject *module, PyObject *otherwise)
+make(PyObject *module, vectorcallfunc call, PyObject *otherwise)
 {
     module_state *state = PyModule_GetState(module);
-    return fast_make(state->fast, fast_decode, otherwise);
+    return fast_make((PyTypeObject *)state->fast, call, otherwise);
 }
 
 static PyObject *
-make_keys(PyObject *module, PyObject *otherwise)
+make_decoder(PyObject *module, PyObject *otherwise)
 {
-    module_state *state = PyModule_GetState(module);
-    return fast_make(state->fast, fast_key, otherwise);
+    return make(module, fast_decode, otherwise);
 }
 
 static PyObject *
 make_encoder(PyObject *module, PyObject *otherwise)
 {
-    module_state *state = PyModule_GetState(module);
-    return fast_make(state->fast, fast_encode, otherwise);
+    return make(module, fast_encode, otherwise);
+}
+
+static PyObject *
+make_keys(PyObject *module, PyObject *otherwise)
+{
+    return make(module, fast_key, otherwise);
 }
 
 static PyObject *
 make_records(PyObject *module, PyObject *otherwise)
 {
-    module_state *state = PyModule_GetState(module);
-    return fast_make(state->fast, fast_record, otherwise);
+    return make(module, fast_record, otherwise);
 }
 
 static PyObject *
