@@ -257,7 +257,7 @@ def test_a_build_leaves_it_out_if_it_shall(tmp_path):
 @needs_a_compiler
 @pytest.mark.slow
 def test_a_build_puts_it_into_a_wheel_of_this_platform(tmp_path):
-    data, made, said = build(tmp_path, MESHCACHE_NATIVE="")
+    data, made, _ = build(tmp_path, MESHCACHE_NATIVE="")
     (source, target), *others = data.pop("force_include").items()
 
     assert {"pure_python": False, "infer_tag": True} == data
