@@ -202,6 +202,7 @@ data = {"force_include": {}}
 hook.initialize("standard", data)
 made = hook._aside and [*map(str, Path(hook._aside.name).rglob("_native*.so"))]
 hook.finalize("standard", data, "")
+assert not Path(hook._aside.name).exists(), "something is left behind"
 print(json.dumps([data, made]))
 """
 
@@ -274,7 +275,7 @@ from pathlib import Path
 from hatch_build import FOLDER, compiled, source_digest
 
 root = Path(sys.argv[1])
-for name in ("module.c", "xxh3.h"):
+for name in ("xxh3.h", "module.c"):
     made = compiled(root, root / "aside", inplace=True)
     print(source_digest(root / FOLDER).encode() in made.read_bytes())
     with (root / FOLDER / name).open("a") as source:
@@ -294,3 +295,24 @@ def test_a_change_of_any_source_is_compiled(tmp_path):
     told = [line for line in done.stdout.splitlines() if line in {"True", "False"}]
 
     assert ["True", "True", "False"] == told, done.stderr
+
+
+AFRESH = """
+import sys
+from hatch_build import NativeHook
+
+NativeHook(sys.argv[1], {}, None, None, sys.argv[1], "wheel").initialize("editable", {})
+"""
+
+
+def test_an_editable_build_without_it_leaves_no_earlier_one(tmp_path):
+    folder = tmp_path / "meshcache" / "native"
+    folder.mkdir(parents=True)
+    left = folder / f"_native{sysconfig.get_config_var('EXT_SUFFIX')}"
+    others = folder / "_native.cpython-27-other.so"
+    left.touch()
+    others.touch()
+    done = run_build(AFRESH, tmp_path, MESHCACHE_NATIVE="no")
+
+    assert 0 == done.returncode, done.stderr
+    assert [others] == [*folder.iterdir()]
